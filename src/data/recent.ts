@@ -1,0 +1,41 @@
+/** A cache of the values used last, bounded by a cost such as bytes. */
+
+/** Keeps the most recently used values while their costs sum to at most `budget`; always keeps the newest. */
+export class Recent<V> {
+  private readonly entries = new Map<string, { value: V; cost: number }>(); // oldest first
+  private total = 0;
+
+  constructor(private readonly budget: number) {}
+
+  /** The value under `key`, which becomes the newest; undefined if it is not here (any more). */
+  get(key: string): V | undefined {
+    const entry = this.entries.get(key);
+    if (entry === undefined) return undefined;
+    this.entries.delete(key);
+    this.entries.set(key, entry);
+    return entry.value;
+  }
+
+  /** Keeps `value`, and drops the oldest values that no longer fit. */
+  set(key: string, value: V, cost: number): void {
+    this.delete(key);
+    this.entries.set(key, { value, cost });
+    this.total += cost;
+    for (const oldest of this.entries.keys()) {
+      if (this.total <= this.budget || this.entries.size === 1) return;
+      this.delete(oldest);
+    }
+  }
+
+  /** Forgets one value. */
+  delete(key: string): void {
+    this.total -= this.entries.get(key)?.cost ?? 0;
+    this.entries.delete(key);
+  }
+
+  /** Forgets everything. */
+  clear(): void {
+    this.entries.clear();
+    this.total = 0;
+  }
+}

@@ -1,0 +1,103 @@
+/** The held-out pairs with all that an evaluation needs of them, and the losses of any pairing of images and texts. */
+import type { Config } from '../config/schema.js';
+import { cleanCaption } from '../data/captions.js';
+import { BadImage } from '../data/images.js';
+import type { ImageTextPair } from '../data/pairs.js';
+import { ShardSet } from '../data/shards.js';
+import { UserError } from '../errors.js';
+import type { LanguageModel } from '../model/languageModel.js';
+import type { Projection } from '../model/projection.js';
+import type { Prompter } from '../model/prompt.js';
+import type { Example } from '../model/sequence.js';
+import { microBatch, type FeatureReader } from '../train/samples.js';
+
+/** A held-out pair, read, encoded and tokenized. */
+export interface HeldOutItem {
+  readonly pair: ImageTextPair;
+  /** The text as it is trained on: cleaned or verbatim. */
+  readonly caption: string;
+  /** float32[Q, C] */
+  readonly features: Float32Array;
+  readonly example: Example;
+}
+
+/** Held-out items in shard order; unreadable ones are counted. */
+export interface HeldOutSet {
+  readonly items: readonly HeldOutItem[];
+  readonly skipped: number;
+}
+
+/**
+ * Reads and encodes the held-out pairs of a configuration. Instruction questions are dealt round robin.
+ *
+ * @throws UserError if the configuration names none, or fewer than two are readable
+ */
+export async function readHeldOut(
+  config: Config,
+  features: FeatureReader,
+  prompter: Prompter,
+  onProgress?: (done: number, total: number) => void,
+): Promise<HeldOutSet> {
+  const { heldOut, captions } = config.data;
+  if (!heldOut)
+    throw new UserError('evaluate: data.heldOut.shards must name the pairs to evaluate on, got nothing');
+  const shards = await ShardSet.open(heldOut.shards);
+  const rows = Math.min(shards.rows, heldOut.maxRows ?? Infinity);
+  const questions = config.train.stage === 'finetune' ? config.prompt.questions : [];
+  const items: HeldOutItem[] = [];
+  for (let row = 0; row < rows; row++) {
+    const pair = await shards.read(row);
+    const caption = captions === 'clean' ? cleanCaption(pair.caption) : pair.caption.trim();
+    const encoded = caption ? await readableFeatures(pair, features) : undefined;
+    const question = questions.length ? questions[items.length % questions.length] : undefined;
+    if (encoded)
+      items.push({ pair, caption, features: encoded, example: prompter.example(caption, question) });
+    onProgress?.(row + 1, rows);
+  }
+  shards.close();
+  if (items.length < 2)
+    throw new UserError(
+      `evaluate: ${heldOut.shards} must hold at least two readable pairs, got ${items.length} of ${rows}`,
+    );
+  return { items, skipped: rows - items.length };
+}
+
+/**
+ * Cross-entropy of every target token of each item, read with another item's image.
+ *
+ * @param imageOf number of the item whose image item `i` is shown
+ * @returns nats per target token, one array per item
+ */
+export async function tokenLosses(
+  model: LanguageModel,
+  projection: Projection,
+  items: readonly HeldOutItem[],
+  imageOf: (item: number) => number,
+  { batchSize, shape }: { readonly batchSize: number; readonly shape: readonly [number, number] },
+): Promise<Float32Array[]> {
+  const losses: Float32Array[] = [];
+  for (let first = 0; first < items.length; first += batchSize) {
+    const members = items.slice(first, first + batchSize);
+    const samples = members.map(({ example }, i) => ({
+      example,
+      features: items[imageOf(first + i)]?.features ?? new Float32Array(),
+    }));
+    const batch = microBatch(samples, shape);
+    const flat = await model.losses(projection, batch);
+    let from = 0;
+    for (const count of batch.sequence.targetCounts) losses.push(flat.slice(from, (from += count)));
+  }
+  return losses;
+}
+
+async function readableFeatures(
+  pair: ImageTextPair,
+  features: FeatureReader,
+): Promise<Float32Array | undefined> {
+  try {
+    return await features(pair);
+  } catch (error) {
+    if (error instanceof BadImage) return undefined;
+    throw error;
+  }
+}

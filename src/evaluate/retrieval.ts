@@ -1,0 +1,162 @@
+/** Retrieval: every held-out caption scored under every held-out image by the frozen LLM that reads the projection. */
+import type { LanguageModel } from '../model/languageModel.js';
+import { prefixBatch } from '../model/generate.js';
+import type { Projection } from '../model/projection.js';
+import type { Segment } from '../model/sequence.js';
+
+/** Captions scored in one call; padding is to the longest of them, so they are sorted by length. */
+const CHUNK = 32;
+
+/** How a score is freed of what a caption is worth without the image. */
+export type Correction = 'none' | 'pmi' | 'centred';
+
+/** Retrieval under one correction. */
+export interface RetrievalResult {
+  readonly correction: Correction;
+  /** Share of images whose own caption is among the k best. */
+  readonly recallAt: Readonly<Record<1 | 5 | 10, number>>;
+  /** Share of images whose best caption is of the image's group; absent without groups. */
+  readonly groupAccuracy?: number;
+  /** Rank of each image's own caption, from 1. */
+  readonly ranks: readonly number[];
+  /** The best caption of each image. */
+  readonly best: readonly number[];
+}
+
+/** What guessing gives. */
+export interface RetrievalChance {
+  readonly recallAt: Readonly<Record<1 | 5 | 10, number>>;
+  /** A random caption of another or the same image. */
+  readonly groupAccuracy?: number;
+}
+
+/**
+ * Mean log-likelihood per token of each text under each image.
+ *
+ * @param prefix what stands before the text; the same for all
+ * @param images float32[Q, C] each
+ * @param texts target tokens of each caption
+ * @returns `[image][text]`, nats per token (≤ 0)
+ */
+export async function likelihoods(
+  model: LanguageModel,
+  projection: Projection,
+  prefix: readonly Segment[],
+  images: readonly Float32Array[],
+  texts: readonly (readonly number[])[],
+  shape: readonly [number, number],
+  onProgress?: (done: number) => void,
+): Promise<Float32Array[]> {
+  const order = [...texts.keys()].sort((a, b) => (texts[a]?.length ?? 0) - (texts[b]?.length ?? 0));
+  const chunks = Array.from({ length: Math.ceil(order.length / CHUNK) }, (_, i) =>
+    order.slice(i * CHUNK, (i + 1) * CHUNK),
+  );
+  const table: Float32Array[] = [];
+  for (const [done, features] of images.entries()) {
+    const scores = new Float32Array(texts.length);
+    const { output, cache } = await model.prefill(
+      projection,
+      prefixBatch([{ features, prefix }], shape),
+      'logits',
+    );
+    const first = logSoftmax(output.data as Float32Array); // `logits` are float32
+    for (const chunk of chunks) {
+      const members = chunk.map((text) => texts[text] ?? []);
+      const sums = await scoreRest(model, cache, members);
+      chunk.forEach((text, i) => {
+        const ids = members[i] ?? [];
+        scores[text] = ((first[ids[0] ?? 0] ?? 0) - (sums[i] ?? 0)) / ids.length;
+      });
+    }
+    await model.release(cache);
+    table.push(scores);
+    onProgress?.(done + 1);
+  }
+  return table;
+}
+
+/** Sum of the cross-entropies of all but the first token of each text after a cached prefix. */
+async function scoreRest(
+  model: LanguageModel,
+  cache: Parameters<LanguageModel['score']>[0],
+  texts: readonly (readonly number[])[],
+): Promise<number[]> {
+  const T = Math.max(...texts.map(({ length }) => length)) - 1;
+  if (T < 1) return texts.map(() => 0);
+  const ids = new Int32Array(texts.length * T);
+  const rows: number[] = [];
+  const labels: number[] = [];
+  texts.forEach((text, b) => {
+    text.slice(1).forEach((label, t) => {
+      ids[b * T + t] = text[t] ?? 0;
+      rows.push(b * T + t);
+      labels.push(label);
+    });
+  });
+  const losses = await model.score(
+    cache,
+    { shape: [texts.length, T], data: ids },
+    Int32Array.from(rows),
+    Int32Array.from(labels),
+  );
+  let from = 0;
+  return texts.map(({ length }) => losses.slice(from, (from += length - 1)).reduce((a, b) => a + b, 0));
+}
+
+/**
+ * Ranks the captions of each image.
+ *
+ * @param table `[image][text]` log-likelihoods; text `i` belongs to image `i`
+ * @param blank log-likelihoods of the texts under the mean training image, for `pmi`
+ * @param groups group of each item, where known
+ */
+export function rank(
+  table: readonly Float32Array[],
+  correction: Correction,
+  blank: Float32Array,
+  groups?: readonly string[],
+): RetrievalResult {
+  const count = table.length;
+  const offset = correctionOf(table, correction, blank);
+  const ranks: number[] = [];
+  const best: number[] = [];
+  table.forEach((scores, image) => {
+    const corrected = scores.map((score, text) => score - (offset[text] ?? 0));
+    const own = corrected[image] ?? -Infinity;
+    // A tie counts against the image: a model that ignores it must not look good.
+    ranks.push(1 + corrected.filter((score, text) => text !== image && score >= own).length);
+    best.push(corrected.indexOf(Math.max(...corrected)));
+  });
+  const within = (k: number): number => ranks.filter((value) => value <= k).length / count;
+  const result = { correction, recallAt: { 1: within(1), 5: within(5), 10: within(10) }, ranks, best };
+  if (!groups) return result;
+  return {
+    ...result,
+    groupAccuracy: best.filter((text, image) => groups[text] === groups[image]).length / count,
+  };
+}
+
+/** What a random order of the captions gives. */
+export function chance(count: number, groups?: readonly string[]): RetrievalChance {
+  const at = (k: number): number => Math.min(k / count, 1);
+  const recallAt = { 1: at(1), 5: at(5), 10: at(10) };
+  if (!groups) return { recallAt };
+  const sizes = groups.map((group) => groups.filter((other) => other === group).length);
+  return { recallAt, groupAccuracy: sizes.reduce((sum, size) => sum + size / count, 0) / count };
+}
+
+function correctionOf(
+  table: readonly Float32Array[],
+  correction: Correction,
+  blank: Float32Array,
+): Float32Array {
+  if (correction === 'none') return new Float32Array(blank.length);
+  if (correction === 'pmi') return blank;
+  return blank.map((_, text) => table.reduce((sum, scores) => sum + (scores[text] ?? 0), 0) / table.length);
+}
+
+function logSoftmax(logits: Float32Array): Float32Array {
+  const highest = logits.reduce((a, b) => Math.max(a, b), -Infinity);
+  const total = Math.log(logits.reduce((sum, logit) => sum + Math.exp(logit - highest), 0)) + highest;
+  return logits.map((logit) => logit - total);
+}

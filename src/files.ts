@@ -1,0 +1,100 @@
+/**
+ * Writing files and folders whole: under a temporary name beside the target, fsynced, then renamed, so that a reader
+ * (or a crash) sees all of it or nothing of it.
+ */
+import { randomUUID } from 'node:crypto';
+import { mkdir, open, rename, rm, type FileHandle } from 'node:fs/promises';
+import { basename, dirname, join, resolve } from 'node:path';
+
+import { UserError } from './errors.js';
+
+/** What a failed file operation means to the user, by system error code. */
+const FAULTS: Readonly<Record<string, string>> = {
+  ENOSPC: 'no space left on the device (free some space, or choose another place)',
+  EDQUOT: 'no space left in the disk quota (free some space, or choose another place)',
+  EROFS: 'the file system is read-only (choose another place)',
+  EACCES: 'permission denied (choose another place, or change its permissions)',
+  EPERM: 'operation not permitted (choose another place, or change its permissions)',
+  ENOENT: 'no such file or folder (check the path)',
+  ENOTDIR: 'a part of the path is a file, not a folder (check the path)',
+  EISDIR: 'is a folder, not a file (check the path)',
+  EEXIST: 'exists already (delete it, or choose another place)',
+  ENOTEMPTY: 'exists already and is not empty (delete it, or choose another place)',
+};
+
+/**
+ * Turns the system errors a user can fix (no space, no permission, no such file …) into a `UserError` that names `path`.
+ *
+ * @returns the error to throw: the `UserError` with its cause, or `error` as it came
+ */
+export function fileError(path: string, error: unknown): unknown {
+  if (!(error instanceof Error) || !('code' in error)) return error;
+  const fault = FAULTS[String(error.code)];
+  return fault === undefined ? error : new UserError(`${path}: ${fault}`, { cause: error });
+}
+
+/**
+ * Writes a file through `fill`; the file appears at `path`, replacing what was there, only when all of it is on disk.
+ *
+ * @param fill writes the content to the handle it is given, from position 0
+ * @throws UserError if there is no space, no permission or no such folder; the temporary file is removed on any error
+ */
+export async function writeWhole(path: string, fill: (handle: FileHandle) => Promise<void>): Promise<void> {
+  const temporary = temporaryName(path);
+  try {
+    const handle = await open(temporary, 'wx');
+    try {
+      await fill(handle);
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+    await rename(temporary, path);
+    await syncFolder(dirname(path));
+  } catch (error) {
+    await rm(temporary, { force: true });
+    throw fileError(path, error);
+  }
+}
+
+/** Writes `data` (text as UTF-8) to `path` as `writeWhole` does. */
+export async function writeFileWhole(path: string, data: string | Uint8Array): Promise<void> {
+  await writeWhole(path, (handle) => handle.writeFile(data));
+}
+
+/**
+ * Makes a folder through `fill`; it appears at `path` only when `fill` is done. Parents are made where missing.
+ *
+ * @param fill writes the files, whole, into the temporary folder it is given
+ * @throws UserError if `path` exists and is not an empty folder; the temporary folder is removed on any error
+ */
+export async function writeFolderWhole(path: string, fill: (folder: string) => Promise<void>): Promise<void> {
+  const temporary = temporaryName(path);
+  try {
+    await mkdir(dirname(temporary), { recursive: true });
+    await mkdir(temporary);
+    await fill(temporary);
+    await syncFolder(temporary);
+    await rename(temporary, path);
+    await syncFolder(dirname(temporary));
+  } catch (error) {
+    await rm(temporary, { recursive: true, force: true });
+    throw fileError(path, error);
+  }
+}
+
+/** A name in the same folder as `path` (a rename never crosses file systems), hidden and unique. */
+function temporaryName(path: string): string {
+  const whole = resolve(path);
+  return join(dirname(whole), `.${basename(whole)}.${randomUUID().slice(0, 8)}.tmp`);
+}
+
+/** Puts a folder's entries on disk, so that a rename in it survives a power cut. */
+async function syncFolder(folder: string): Promise<void> {
+  const handle = await open(folder, 'r');
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}

@@ -1,0 +1,62 @@
+/** Moves the frozen weights from their files into a session, one variable at a time: no model is held twice in memory. */
+import { UserError } from '../errors.js';
+import type { DType, HostTensor } from '../tensorflow/dtypes.js';
+import type { Session } from '../tensorflow/session.js';
+import type { WeightSource } from './weights.js';
+
+/** How one variable of a graph is filled. */
+export interface FrozenWeight {
+  readonly variable: string;
+  /** Tensors of the weight files, joined along axis 0 in this order. */
+  readonly sources: readonly string[];
+  /** Changes the joined tensor before it is assigned, e.g. resizes position embeddings. */
+  readonly prepare?: (tensor: HostTensor) => HostTensor;
+}
+
+/**
+ * Reads and assigns every weight.
+ *
+ * @param onProgress called after each variable with the share done, 0…1
+ * @throws UserError if the file lacks a tensor or has it in another shape than the graph
+ */
+export async function assignWeights(
+  session: Session,
+  source: WeightSource,
+  weights: readonly FrozenWeight[],
+  onProgress?: (done: number) => void,
+): Promise<void> {
+  for (const [index, weight] of weights.entries()) {
+    const parts: HostTensor[] = [];
+    for (const name of weight.sources) parts.push(await source.read(name));
+    const joined = joinRows(weight, parts);
+    const tensor = weight.prepare ? weight.prepare(joined) : joined;
+    const wanted = session.graph.variables.get(weight.variable)?.shape;
+    if (wanted && wanted.join() !== tensor.shape.join()) {
+      throw new UserError(
+        `weights: "${weight.sources.join('", "')}" in ${source.path} must make [${wanted.join(', ')}], got [${tensor.shape.join(', ')}] (does config.json belong to these weights?)`,
+      );
+    }
+    await session.assign(weight.variable, tensor);
+    onProgress?.((index + 1) / weights.length);
+  }
+}
+
+function joinRows(weight: FrozenWeight, parts: readonly HostTensor[]): HostTensor {
+  const first = parts[0];
+  if (!first) throw new Error(`weights: variable "${weight.variable}" needs a source`);
+  if (parts.length === 1) return first;
+  const dtype: DType = first.dtype;
+  if (
+    parts.some((part) => part.dtype !== dtype || part.shape.slice(1).join() !== first.shape.slice(1).join())
+  ) {
+    throw new UserError(
+      `weights: "${weight.sources.join('", "')}" must agree in dtype and width, got ${parts.map((part) => `${part.dtype}[${part.shape.join(', ')}]`).join(' ')}`,
+    );
+  }
+  const rows = parts.reduce((sum, part) => sum + (part.shape[0] ?? 0), 0);
+  return {
+    dtype,
+    shape: [rows, ...first.shape.slice(1)],
+    data: new Uint8Array(Buffer.concat(parts.map((part) => part.data))),
+  };
+}

@@ -1,0 +1,74 @@
+/**
+ * What the frozen LLM reads, as numbers: every position of a micro-batch points either to a soft token of its sample's
+ * image or to a text token. Any mixture of prompts and lengths in one micro-batch is the same computation.
+ */
+
+/** A piece of a sequence: text, or the place of the image's soft tokens. */
+export type Segment = { readonly kind: 'text'; readonly ids: readonly number[] } | { readonly kind: 'image' };
+
+/** One training or scoring sample in tokens. */
+export interface Example {
+  /** BOS, prompt and image, before the target. */
+  readonly prefix: readonly Segment[];
+  /** T target tokens, end symbol included; they are predicted. */
+  readonly target: readonly number[];
+}
+
+/** A micro-batch's layout: what the graph needs besides features and projection. */
+export interface SequenceBatch {
+  /** int32[K]: text tokens of all samples. K ≥ 1. */
+  readonly tokens: Int32Array;
+  /** int32[B, S]: row of the pool [soft tokens B·Q; text tokens K] at each position; padding points to the first text token. */
+  readonly layout: Int32Array;
+  /** int32[N]: flat position b·S + s whose next token is a target. */
+  readonly targetRows: Int32Array;
+  /** int32[N]: the target tokens, sample after sample. */
+  readonly targetIds: Int32Array;
+  /** Targets of each sample; they sum to N. */
+  readonly targetCounts: readonly number[];
+  /** S: the longest sample's length; the last target is never an input. */
+  readonly length: number;
+}
+
+/**
+ * Lays out a micro-batch, right-padded to its longest sample. Depends on these examples alone.
+ *
+ * @param queries Q: soft tokens of one image
+ * @throws if an example has no target or its prefix is empty
+ */
+export function layOut(examples: readonly Example[], queries: number): SequenceBatch {
+  const lengths = examples.map(
+    (example) => prefixLength(example.prefix, queries) + Math.max(example.target.length - 1, 0),
+  );
+  const S = Math.max(...lengths);
+  const tokens: number[] = [];
+  const targetRows: number[] = [];
+  const firstToken = examples.length * queries;
+  const layout = new Int32Array(examples.length * S).fill(firstToken);
+  examples.forEach((example, b) => {
+    let at = b * S;
+    for (const segment of [...example.prefix, { kind: 'text' as const, ids: example.target.slice(0, -1) }]) {
+      const count = segment.kind === 'image' ? queries : segment.ids.length;
+      const from = segment.kind === 'image' ? b * queries : firstToken + tokens.length;
+      for (let i = 0; i < count; i++) layout[at++] = from + i;
+      if (segment.kind === 'text') tokens.push(...segment.ids);
+    }
+    const first = b * S + prefixLength(example.prefix, queries) - 1;
+    if (first < b * S)
+      throw new Error('sequence: a prefix must have at least one position (BOS, prompt or image)');
+    example.target.forEach((_, t) => targetRows.push(first + t));
+  });
+  return {
+    tokens: Int32Array.from(tokens.length ? tokens : [0]),
+    layout,
+    targetRows: Int32Array.from(targetRows),
+    targetIds: Int32Array.from(examples.flatMap((example) => example.target)),
+    targetCounts: examples.map((example) => example.target.length),
+    length: S,
+  };
+}
+
+/** Positions of a prefix. */
+export function prefixLength(prefix: readonly Segment[], queries: number): number {
+  return prefix.reduce((sum, segment) => sum + (segment.kind === 'image' ? queries : segment.ids.length), 0);
+}

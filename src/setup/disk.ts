@@ -1,0 +1,67 @@
+/** Free space and hashes of files: what set-up checks before and after it writes. */
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { stat, statfs } from 'node:fs/promises';
+import { dirname, resolve } from 'node:path';
+
+import { UserError } from '../errors.js';
+import { fileError } from '../files.js';
+
+/**
+ * Checks that `sizeBytes` more fit where `folder` is or will be.
+ *
+ * @param what what the space is for, for the message
+ * @throws UserError naming how much is needed, how much is free, and where
+ */
+export async function requireSpace(folder: string, sizeBytes: number, what: string): Promise<void> {
+  const { bavail, bsize } = await statfs(await existingParent(resolve(folder)));
+  const freeBytes = bavail * bsize;
+  if (freeBytes >= sizeBytes) return;
+  throw new UserError(
+    `setup: ${what} needs ${megabytes(sizeBytes)} in ${folder}, got ${megabytes(freeBytes)} free (free some space, or set MINIGPT4_CACHE to a folder on a larger disk)`,
+  );
+}
+
+/** SHA-256 of a file, in hex. */
+export async function sha256OfFile(path: string): Promise<string> {
+  const hash = createHash('sha256');
+  try {
+    for await (const chunk of createReadStream(path, { highWaterMark: 2 ** 20 })) {
+      hash.update(chunk as Uint8Array); // a stream without an encoding yields bytes
+    }
+  } catch (error) {
+    throw fileError(path, error);
+  }
+  return hash.digest('hex');
+}
+
+/** Size of the file at `path`; undefined if there is none. */
+export async function fileSize(path: string): Promise<number | undefined> {
+  try {
+    const stats = await stat(path);
+    return stats.isFile() ? stats.size : undefined;
+  } catch (error) {
+    if (isMissing(error)) return undefined;
+    throw fileError(path, error);
+  }
+}
+
+/** Whether a file operation failed because something is not there. */
+export function isMissing(error: unknown): boolean {
+  return error instanceof Error && 'code' in error && (error.code === 'ENOENT' || error.code === 'ENOTDIR');
+}
+
+async function existingParent(folder: string): Promise<string> {
+  for (let at = folder; ; at = dirname(at)) {
+    try {
+      if ((await stat(at)).isDirectory()) return at;
+    } catch (error) {
+      if (!isMissing(error)) throw fileError(at, error);
+    }
+    if (dirname(at) === at) return at;
+  }
+}
+
+function megabytes(sizeBytes: number): string {
+  return `${Math.ceil(sizeBytes / 1e6)} MB`;
+}

@@ -1,0 +1,105 @@
+/**
+ * The addon of @tensorflow/tfjs-node-gpu as this project uses it, and how it is loaded from the folder that
+ * `minigpt4 setup` made. Loaded in the worker thread (worker.ts) and in tests; nothing else touches it.
+ */
+import { createRequire } from 'node:module';
+import * as util from 'node:util';
+import { requireRuntime } from './runtimeFolder.js';
+
+/** A tensor inside the binding: freed with `deleteTensor`. `dtype` is TensorFlow's DataType number. */
+export interface BindingTensor {
+  readonly id: number;
+  readonly shape: number[];
+  readonly dtype: number;
+}
+
+/** Attribute of an eagerly run op. */
+export interface BindingAttribute {
+  readonly name: string;
+  readonly type: number;
+  readonly value: number | boolean | string;
+}
+
+/** The C++ addon's functions. All are synchronous and throw `Error` with TensorFlow's message. */
+export interface Binding {
+  readonly TF_Version: string;
+  readonly TF_ATTR_TYPE: number;
+  readonly TF_ATTR_BOOL: number;
+  readonly TF_ATTR_INT: number;
+  createTensor(shape: readonly number[], dtype: number, data: Float32Array | Int32Array | Uint8Array): number;
+  deleteTensor(id: number): void;
+  tensorDataSync(id: number): Float32Array | Int32Array | Uint8Array;
+  executeOp(
+    name: string,
+    attributes: readonly BindingAttribute[],
+    inputs: readonly number[],
+    outputs: number,
+  ): BindingTensor[];
+  loadSavedModel(folder: string, tags: string): number;
+  deleteSavedModel(id: number): void;
+  runSavedModel(
+    id: number,
+    inputs: readonly number[],
+    inputNames: string,
+    outputNames: string,
+  ): BindingTensor[];
+  getNumOfTensors(): number;
+}
+
+/** Small native services compiled by set-up (runtime/native.cc). */
+export interface Native {
+  exitNow(code: number): never;
+  muteStderr(on: boolean): void;
+}
+
+/** The binding and what it says of itself. */
+export interface Runtime {
+  readonly binding: Binding;
+  /** TensorFlow's version, e.g. `2.21.0`. */
+  readonly version: string;
+  /** `CPU` or `GPU`: where TensorFlow places ops by default. */
+  readonly device: 'CPU' | 'GPU';
+}
+
+/** The native services alone; loads in a millisecond. */
+export function loadNative(): Native {
+  return createRequire(import.meta.url)(requireRuntime().native) as Native; // the file that set-up compiled and checked
+}
+
+/**
+ * Loads TensorFlow into this thread (0.6–1 s).
+ *
+ * @param threads threads of one op; 0 = all cores. Fixed for the process: float32 sums depend on it
+ * @throws UserError if set-up has not run
+ */
+export function loadTensorFlow(threads = 0): Runtime {
+  const runtime = requireRuntime();
+  if (threads > 0) process.env['TF_NUM_INTRAOP_THREADS'] = String(threads);
+  process.env['TF_CPP_MIN_LOG_LEVEL'] ??= '2';
+  restoreRemovedUtilities();
+  const native = loadNative();
+  native.muteStderr(true);
+  try {
+    // Shape of the module as of tfjs-node-gpu 4.22: the node backend owns the binding.
+    const tf = createRequire(runtime.modules)('@tensorflow/tfjs-node-gpu') as TfjsNode;
+    const backend = tf.backend();
+    return {
+      binding: backend.binding,
+      version: backend.binding.TF_Version,
+      device: backend.isUsingGpuDevice ? 'GPU' : 'CPU',
+    };
+  } finally {
+    native.muteStderr(false);
+  }
+}
+
+interface TfjsNode {
+  backend(): { binding: Binding; isUsingGpuDevice: boolean };
+}
+
+/** Node ≥ 23 removed two functions of `util` that tfjs-node 4.22 still calls. */
+function restoreRemovedUtilities(): void {
+  const legacy = createRequire(import.meta.url)('node:util') as typeof util & Record<string, unknown>; // the mutable CommonJS object
+  legacy['isNullOrUndefined'] ??= (value: unknown) => value === null || value === undefined;
+  legacy['isArray'] ??= Array.isArray;
+}

@@ -1,0 +1,203 @@
+/**
+ * The worker thread that owns TensorFlow: loads the binding, answers requests one after the other. Every tensor it
+ * makes for a request is freed before it answers, except the ones it was asked to keep.
+ */
+import { createHash } from 'node:crypto';
+import { parentPort, workerData } from 'node:worker_threads';
+import { loadTensorFlow, type Binding, type BindingTensor } from './binding.js';
+import { BYTES_PER_ELEMENT, type DType, type HostTensor } from './dtypes.js';
+import type { KeptTensor, Replies, Request, RuntimeFacts, Values } from './protocol.js';
+import { SERVING_TAG, TF_TYPE } from './savedModel.js';
+
+const port = parentPort;
+if (!port) throw new Error('worker: must run as a worker thread');
+
+const { threads } = workerData as { threads: number }; // set by TensorFlow.open
+const { binding, version, device } = loadTensorFlow(threads);
+port.postMessage({ ready: { version, device } satisfies RuntimeFacts });
+port.on('message', ({ id, request }: { id: number; request: Request }) => {
+  try {
+    const reply = answer(request);
+    port.postMessage({ id, reply }, transferable(reply));
+  } catch (error) {
+    port.postMessage({ id, error: error instanceof Error ? error.message : String(error) });
+  }
+});
+
+function answer(request: Request): Replies[Request['kind']] {
+  switch (request.kind) {
+    case 'load':
+      return binding.loadSavedModel(request.folder, SERVING_TAG);
+    case 'assign':
+      return assign(request.session, request.variable, request.dtype, request.tensor);
+    case 'run':
+      return run(request.session, request.feeds, request.fetches);
+    case 'release':
+      request.tensors.forEach((tensor) => binding.deleteTensor(tensor));
+      return null;
+    case 'fingerprint':
+      return fingerprint(request.session, request.variables);
+    case 'unload':
+      binding.deleteSavedModel(request.session);
+      return null;
+    case 'matMulRate':
+      return matMulRate(binding, request.dtype, request.size);
+    case 'tensorCount':
+      return binding.getNumOfTensors();
+  }
+}
+
+/** Uploads the tensor's bytes as they are, converts inside TensorFlow and stores the variable. */
+function assign(session: number, variable: string, dtype: DType, tensor: HostTensor): null {
+  return scoped((own) => {
+    const width = BYTES_PER_ELEMENT[tensor.dtype];
+    const bytes = own(binding.createTensor([...tensor.shape, width], TF_TYPE.uint8, tensor.data));
+    const typed = own(
+      op(
+        'Bitcast',
+        [
+          ['T', 'uint8'],
+          ['type', tensor.dtype],
+        ],
+        [bytes],
+      ).id,
+    );
+    const value =
+      tensor.dtype === dtype
+        ? typed
+        : own(
+            op(
+              'Cast',
+              [
+                ['SrcT', tensor.dtype],
+                ['DstT', dtype],
+              ],
+              [typed],
+            ).id,
+          );
+    own(only(binding.runSavedModel(session, [value], `${variable}/value:0`, `${variable}/assigned:0`)).id);
+    return null;
+  });
+}
+
+function run(
+  session: number,
+  feeds: readonly (readonly [string, Values | KeptTensor])[],
+  fetches: readonly { readonly name: string; readonly keep: boolean }[],
+): (Values | KeptTensor)[] {
+  return scoped((own) => {
+    const inputs = feeds.map(([, feed]) =>
+      'kept' in feed
+        ? feed.kept
+        : own(
+            binding.createTensor(
+              feed.shape,
+              feed.data instanceof Float32Array ? TF_TYPE.float32 : TF_TYPE.int32,
+              feed.data,
+            ),
+          ),
+    );
+    const inputNames = feeds.map(([name]) => name).join(',');
+    const outputs = binding.runSavedModel(
+      session,
+      inputs,
+      inputNames,
+      fetches.map(({ name }) => name).join(','),
+    );
+    const kept = (i: number): boolean => fetches[i]?.keep ?? false;
+    outputs.forEach((output, i) => kept(i) || own(output.id));
+    try {
+      return outputs.map((output, i) => (kept(i) ? { kept: output.id, shape: output.shape } : read(output)));
+    } catch (error) {
+      outputs.forEach((output, i) => kept(i) && own(output.id)); // nobody learns of them
+      throw error;
+    }
+  });
+}
+
+function read(output: BindingTensor): Values {
+  const data = binding.tensorDataSync(output.id);
+  if (data instanceof Uint8Array)
+    throw new Error(`worker: outputs must be float32 or int32, got type ${output.dtype}`);
+  return { shape: output.shape, data };
+}
+
+function fingerprint(session: number, variables: readonly string[]): string {
+  const hash = createHash('sha256');
+  for (const variable of variables) {
+    scoped((own) => {
+      const value = only(binding.runSavedModel(session, [], '', `${variable}/fetch:0`));
+      own(value.id);
+      const data = binding.tensorDataSync(value.id);
+      hash.update(variable).update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+    });
+  }
+  return hash.digest('hex');
+}
+
+/** Best GFLOP/s of five products [M,K]·[K,N] after a warm-up. */
+function matMulRate(tf: Binding, dtype: DType, [M, K, N]: readonly [number, number, number]): number {
+  return scoped((own) => {
+    const matrix = (rows: number, columns: number): number => {
+      const filled = own(
+        tf.createTensor([rows, columns], TF_TYPE.float32, new Float32Array(rows * columns).fill(0.5)),
+      );
+      return own(
+        op(
+          'Cast',
+          [
+            ['SrcT', 'float32'],
+            ['DstT', dtype],
+          ],
+          [filled],
+        ).id,
+      );
+    };
+    const [a, b] = [matrix(M, K), matrix(K, N)];
+    const seconds = Array.from({ length: 6 }, () => {
+      const start = process.hrtime.bigint();
+      own(op('MatMul', [['T', dtype]], [a, b]).id);
+      return Number(process.hrtime.bigint() - start) / 1e9;
+    });
+    return (2 * M * K * N) / Math.min(...seconds.slice(1)) / 1e9;
+  });
+}
+
+function op(
+  name: string,
+  types: readonly (readonly [string, DType])[],
+  inputs: readonly number[],
+): BindingTensor {
+  const attributes = types.map(([key, dtype]) => ({
+    name: key,
+    type: binding.TF_ATTR_TYPE,
+    value: TF_TYPE[dtype],
+  }));
+  return only(binding.executeOp(name, attributes, inputs, 1));
+}
+
+/** Runs `body`, then frees every tensor that it owned, also when it throws. */
+function scoped<T>(body: (own: (id: number) => number) => T): T {
+  const owned: number[] = [];
+  try {
+    return body((id) => {
+      owned.push(id);
+      return id;
+    });
+  } finally {
+    owned.forEach((id) => binding.deleteTensor(id));
+  }
+}
+
+function only<T>(list: readonly T[]): T {
+  const item = list[0];
+  if (item === undefined) throw new Error('worker: TensorFlow must return an output, got none');
+  return item;
+}
+
+function transferable(reply: Replies[Request['kind']]): ArrayBuffer[] {
+  if (!Array.isArray(reply)) return [];
+  return reply.flatMap((value) =>
+    'data' in value && value.data.buffer instanceof ArrayBuffer ? [value.data.buffer] : [],
+  );
+}

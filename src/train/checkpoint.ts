@@ -1,0 +1,200 @@
+/**
+ * Checkpoints: folders `checkpoints/step-00000500` of a run, each written whole: projection, optimizer and `state.json`
+ * with the SHA-256 of both. A folder of that name is either complete or damaged by something other than a crash.
+ */
+import { createHash } from 'node:crypto';
+import { readdir, readFile, rename, rm, stat } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+
+import { UserError } from '../errors.js';
+import { fileError, writeFileWhole, writeFolderWhole } from '../files.js';
+import { openSafetensors, writeSafetensors } from '../model/safetensors.js';
+import type { HostTensor } from '../tensorflow/dtypes.js';
+import { parseState, type CheckpointState, type StoredState } from './checkpointState.js';
+
+/** Tensors by name. */
+export type NamedTensors = Readonly<Record<string, HostTensor>>;
+
+/** What a checkpoint is made from. */
+export interface CheckpointContents {
+  /** Optimizer steps taken. */
+  readonly step: number;
+  /** `llama_proj.weight` float32[D, C] and `llama_proj.bias` float32[D], and what else the projection needs. */
+  readonly projection: NamedTensors;
+  /** `AdamW.exportState` and what else a resumed run needs. */
+  readonly optimizer: NamedTensors;
+  readonly state: CheckpointState;
+}
+
+/** What a checkpoint holds; `state` is as it was stored. */
+export interface Checkpoint extends CheckpointContents {
+  readonly folder: string;
+  readonly state: StoredState;
+}
+
+/** File of the projection in a checkpoint folder. */
+export const PROJECTION_FILE = 'projection.safetensors';
+const OPTIMIZER_FILE = 'optimizer.safetensors';
+const STATE_FILE = 'state.json';
+const STEP_FOLDER = /^step-(\d{8,})$/;
+const LEFTOVER = /^\..*\.tmp$/; // as files.ts names what it writes
+
+/**
+ * Writes a checkpoint, replacing one of the same step, then deletes all but the newest `keep`. One save at a time.
+ *
+ * @returns its folder
+ * @throws UserError if there is no space or no permission; the checkpoints that were there stay
+ */
+export async function saveCheckpoint(
+  runFolder: string,
+  { step, projection, optimizer, state }: CheckpointContents,
+  { keep = 3 }: { readonly keep?: number } = {},
+): Promise<string> {
+  const folder = join(checkpointsFolder(runFolder), `step-${String(step).padStart(8, '0')}`);
+  const replaced = join(checkpointsFolder(runFolder), `.${basename(folder)}.${process.pid}.old.tmp`);
+  await writeFolderWhole(folder, async (temporary) => {
+    await writeTensors(join(temporary, PROJECTION_FILE), projection);
+    await writeTensors(join(temporary, OPTIMIZER_FILE), optimizer);
+    const stored: StoredState = { formatVersion: 1, step, ...state, sha256: await hashes(temporary) };
+    await writeFileWhole(join(temporary, STATE_FILE), `${JSON.stringify(stored, null, 2)}\n`);
+    if (await exists(folder)) await rename(folder, replaced);
+  });
+  await rm(replaced, { recursive: true, force: true });
+  await keepNewest(runFolder, keep);
+  return folder;
+}
+
+/** Folder of the newest checkpoint of a run; undefined when it has none. */
+export async function latestCheckpoint(runFolder: string): Promise<string | undefined> {
+  return (await checkpointFolders(runFolder)).at(-1);
+}
+
+/**
+ * Reads a checkpoint folder and verifies it.
+ *
+ * @throws UserError if a file is missing or does not have the recorded SHA-256, or the format is unknown
+ */
+export async function loadCheckpoint(folder: string): Promise<Checkpoint> {
+  const state = await loadState(folder);
+  await verify(folder, PROJECTION_FILE, state);
+  await verify(folder, OPTIMIZER_FILE, state);
+  const projection = await readTensors(join(folder, PROJECTION_FILE));
+  const optimizer = await readTensors(join(folder, OPTIMIZER_FILE));
+  return { folder, step: state.step, projection, optimizer, state };
+}
+
+/**
+ * The projection file that a path means: of a run folder its newest checkpoint's, of a checkpoint folder its own, or a
+ * `.safetensors` file itself. In a checkpoint the file's SHA-256 is verified.
+ *
+ * @throws UserError if the path is none of these
+ */
+export async function findProjection(path: string): Promise<string> {
+  if (!(await exists(path)))
+    throw new UserError(`${path}: must be a run, a checkpoint or a .safetensors file, got nothing`);
+  if (!(await stat(path)).isDirectory()) {
+    if (path.endsWith('.safetensors')) return path;
+    throw new UserError(`${path}: must be a run, a checkpoint or a .safetensors file, got another file`);
+  }
+  const folder = (await exists(join(path, STATE_FILE))) ? path : await latestCheckpoint(path);
+  if (folder === undefined) {
+    throw new UserError(`${path}: must hold a checkpoint, got none (run minigpt4 pretrain with it first)`);
+  }
+  await verify(folder, PROJECTION_FILE, await loadState(folder));
+  return join(folder, PROJECTION_FILE);
+}
+
+/** Reads every tensor of a small safetensors file. */
+export async function readTensors(file: string): Promise<NamedTensors> {
+  const source = await openSafetensors(file);
+  try {
+    const tensors: Record<string, HostTensor> = {};
+    for (const name of source.names()) tensors[name] = await source.read(name);
+    return tensors;
+  } finally {
+    await source.close();
+  }
+}
+
+/** Removes what a process that died while saving has left. Only for the run's one live process (see lock.ts). */
+export async function removeLeftovers(runFolder: string): Promise<void> {
+  const folder = checkpointsFolder(runFolder);
+  for (const name of await namesIn(folder)) {
+    if (LEFTOVER.test(name)) await rm(join(folder, name), { recursive: true, force: true });
+  }
+}
+
+async function writeTensors(file: string, tensors: NamedTensors): Promise<void> {
+  const entries = Object.entries(tensors).map(([name, { dtype, shape, data }]) => ({
+    name,
+    dtype,
+    shape,
+    read: () => data,
+  }));
+  await writeSafetensors(file, entries, { format: 'pt' });
+}
+
+async function hashes(folder: string): Promise<Record<string, string>> {
+  const named = [PROJECTION_FILE, OPTIMIZER_FILE].map(
+    async (name) => [name, await sha256(join(folder, name))] as const,
+  );
+  return Object.fromEntries(await Promise.all(named));
+}
+
+async function loadState(folder: string): Promise<StoredState> {
+  const file = join(folder, STATE_FILE);
+  return parseState((await readBytes(file)).toString(), file);
+}
+
+async function verify(folder: string, name: string, state: StoredState): Promise<void> {
+  const file = join(folder, name);
+  const expected = state.sha256[name] ?? 'none recorded';
+  const got = await sha256(file);
+  if (got === expected) return;
+  const advice = 'delete this checkpoint folder to go on from the one before it';
+  throw new UserError(`${file}: is damaged: SHA-256 must be ${expected}, got ${got} (${advice})`);
+}
+
+async function sha256(file: string): Promise<string> {
+  return createHash('sha256')
+    .update(await readBytes(file))
+    .digest('hex');
+}
+
+async function readBytes(file: string): Promise<Buffer> {
+  try {
+    return await readFile(file);
+  } catch (error) {
+    throw fileError(file, error);
+  }
+}
+
+async function keepNewest(runFolder: string, keep: number): Promise<void> {
+  const folders = await checkpointFolders(runFolder);
+  for (const folder of folders.slice(0, Math.max(0, folders.length - keep))) {
+    const doomed = join(checkpointsFolder(runFolder), `.${basename(folder)}.${process.pid}.old.tmp`);
+    await rename(folder, doomed); // so that a crash while deleting leaves no half checkpoint
+    await rm(doomed, { recursive: true, force: true });
+  }
+}
+
+/** Checkpoint folders of a run, oldest first. */
+async function checkpointFolders(runFolder: string): Promise<string[]> {
+  const stepOf = (name: string) => Number(STEP_FOLDER.exec(name)?.[1]);
+  const names = (await namesIn(checkpointsFolder(runFolder))).filter((name) => STEP_FOLDER.test(name));
+  return names.sort((a, b) => stepOf(a) - stepOf(b)).map((name) => join(checkpointsFolder(runFolder), name));
+}
+
+async function namesIn(folder: string): Promise<string[]> {
+  if (!(await exists(folder))) return [];
+  return readdir(folder);
+}
+
+async function exists(path: string): Promise<boolean> {
+  return stat(path).then(
+    () => true,
+    () => false,
+  );
+}
+
+const checkpointsFolder = (runFolder: string) => join(runFolder, 'checkpoints');

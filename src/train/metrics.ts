@@ -1,0 +1,86 @@
+/**
+ * `metrics.jsonl` and its like: one flat JSON object a line, appended as it happens. When a run resumes, the lines of
+ * steps that will be done again are cut.
+ */
+import { closeSync, existsSync, fsyncSync, openSync, readFileSync, writeSync } from 'node:fs';
+
+import { UserError } from '../errors.js';
+import { fileError, writeFileWhole } from '../files.js';
+
+/** Values of one line by flat keys such as `train/loss`, `train/lr`, `time/step_ms`, `speed/samples_per_s`, `eval/loss`. */
+export type Metrics = Readonly<Record<string, number>>;
+
+/** A file of JSON lines that is open for appending. Whoever opened it closes it. */
+export class JsonLines {
+  readonly #file: string;
+  readonly #handle: number;
+
+  private constructor(file: string) {
+    this.#file = file;
+    try {
+      this.#handle = openSync(file, 'a');
+    } catch (error) {
+      throw fileError(file, error);
+    }
+  }
+
+  /**
+   * Opens a file for appending, after cutting every line whose `step` is above `lastStep`.
+   *
+   * @param lastStep step of the checkpoint that is resumed from; -1 cuts all
+   * @throws UserError if a line that was finished is no object with a step
+   */
+  static async open(file: string, lastStep: number): Promise<JsonLines> {
+    await cutLines(file, lastStep);
+    return new JsonLines(file);
+  }
+
+  /** Appends one line; numbers that JSON cannot write become the texts "NaN", "Infinity", "-Infinity". */
+  append(record: Readonly<{ step: number }> & Readonly<Record<string, unknown>>): void {
+    const line = Buffer.from(`${JSON.stringify(record, finite)}\n`);
+    try {
+      for (let done = 0; done < line.length;) done += writeSync(this.#handle, line, done);
+    } catch (error) {
+      throw fileError(this.#file, error);
+    }
+  }
+
+  /** Puts what was appended on disk, so that it survives a power cut. */
+  sync(): void {
+    fsyncSync(this.#handle);
+  }
+
+  /** Closes the file. */
+  close(): void {
+    closeSync(this.#handle);
+  }
+}
+
+async function cutLines(file: string, lastStep: number): Promise<void> {
+  if (!existsSync(file)) return;
+  const text = readFileSync(file, 'utf8');
+  const lines = text.split('\n');
+  lines.pop(); // empty, or what a killed process had not finished
+  const kept =
+    lastStep < 0 ? [] : lines.filter((line, index) => stepOf(line, `${file}:${index + 1}`) <= lastStep);
+  const result = kept.map((line) => `${line}\n`).join('');
+  if (result !== text) await writeFileWhole(file, result);
+}
+
+function stepOf(line: string, place: string): number {
+  let value: unknown;
+  try {
+    value = JSON.parse(line);
+  } catch {
+    value = undefined;
+  }
+  if (typeof value === 'object' && value !== null && 'step' in value && typeof value.step === 'number')
+    return value.step;
+  throw new UserError(
+    `${place}: must be a JSON object with a "step", got ${line.slice(0, 60)} (delete that line)`,
+  );
+}
+
+function finite(_key: string, value: unknown): unknown {
+  return typeof value === 'number' && !Number.isFinite(value) ? String(value) : value;
+}

@@ -1,0 +1,181 @@
+/**
+ * From a position in the order of samples to what the model computes on: the pair is read, its image encoded (or its
+ * features found in the cache), its caption turned into tokens. A bad sample is written to the ledger and replaced by
+ * the next good one, the same one in every run.
+ */
+import { createHash } from 'node:crypto';
+import type { Config } from '../config/schema.js';
+import { cleanCaption } from '../data/captions.js';
+import type { FeatureStore } from '../data/featureStore.js';
+import { BadImage, preprocess, type ImageTransform } from '../data/images.js';
+import type { BadSampleLedger } from '../data/ledger.js';
+import { drawAt, randomAt, sampleAt } from '../data/order.js';
+import type { ImageTextPair } from '../data/pairs.js';
+import { ShardSet } from '../data/shards.js';
+import { UserError } from '../errors.js';
+import type { Encoder } from '../model/encoder.js';
+import type { MicroBatch } from '../model/languageModel.js';
+import type { Prompter } from '../model/prompt.js';
+import { layOut, type Example } from '../model/sequence.js';
+
+/** How many times a bad sample is replaced before the data is given up. */
+const MAX_REPLACEMENTS = 100;
+
+/** A pair with what the model needs of it. */
+export interface Sample {
+  readonly pair: ImageTextPair;
+  /** float32[Q, C] */
+  readonly features: Float32Array;
+  readonly example: Example;
+}
+
+/** One set of pairs and how its samples are asked. */
+export interface SampleSource {
+  readonly shards: ShardSet;
+  /** Rows in use: the first `rows` of the shards. */
+  readonly rows: number;
+  readonly weight: number;
+  /** `none`: the bare image; `instruction`: one of the questions. */
+  readonly prompt: 'none' | 'instruction';
+}
+
+/** Gives the features of an image, from the cache or the encoder. */
+export type FeatureReader = (pair: ImageTextPair) => Promise<Float32Array>;
+
+/** Opens the training mixture of a configuration. */
+export async function openSources({ data, train }: Config): Promise<SampleSource[]> {
+  const byStage = train.stage === 'pretrain' ? 'none' : 'instruction';
+  return Promise.all(
+    data.train.map(async ({ shards: path, weight, prompt = byStage, maxRows = Infinity }) => {
+      const shards = await ShardSet.open(path);
+      return { shards, rows: Math.min(shards.rows, maxRows), weight, prompt };
+    }),
+  );
+}
+
+/**
+ * Features through the encoder, kept in the store under the hash of the image's bytes.
+ *
+ * @param store undefined = the encoder runs each time
+ * @param flushEvery newly encoded images after which the store is written to disk
+ */
+export function featureReader(
+  encoder: Encoder,
+  store: FeatureStore | undefined,
+  flushEvery = Infinity,
+): FeatureReader {
+  let unsaved = 0;
+  const { imageSize: size, imageMean: mean, imageStd: std } = encoder.spec.vit;
+  const transform: ImageTransform = { size, mean, std };
+  return async ({ image }) => {
+    if (!store) return encoder.encode(await preprocess(image, transform));
+    const key = createHash('sha256').update(image).digest('hex');
+    const known = store.get(key);
+    if (known) return known;
+    const features = await encoder.encode(await preprocess(image, transform));
+    store.put(key, features);
+    unsaved += 1;
+    if (unsaved >= flushEvery) {
+      unsaved = 0;
+      await store.flush();
+    }
+    return features;
+  };
+}
+
+/** Hash of all that decides a feature besides the image's bytes; names the cache's files. */
+export function featureKey(encoder: Encoder, encoderSha256: string): string {
+  const { vit, ...rest } = encoder.spec;
+  const { tensorflow } = encoder.session;
+  return createHash('sha256')
+    .update(JSON.stringify({ encoderSha256, ...rest, vit, ...tensorflow.facts }))
+    .digest('hex')
+    .slice(0, 24);
+}
+
+/** Reads the samples of a training mixture by position. */
+export class Samples {
+  constructor(
+    private readonly sources: readonly SampleSource[],
+    private readonly features: FeatureReader,
+    private readonly prompter: Prompter,
+    private readonly config: Config,
+    private readonly ledger: BadSampleLedger,
+  ) {}
+
+  /** Rows of all sources together. */
+  get rows(): number {
+    return this.sources.reduce((sum, { rows }) => sum + rows, 0);
+  }
+
+  /**
+   * The sample at a position of the training order: a pure function of (seed, position) and the data.
+   *
+   * @param position samples drawn before it, from 0
+   * @param step the step it is for, for the ledger
+   */
+  async at(position: number, step: number): Promise<Sample> {
+    const { seed } = this.config.run;
+    const { source: number, index } = drawAt(
+      seed,
+      position,
+      this.sources.map(({ weight }) => weight),
+    );
+    const source = this.sources[number];
+    if (!source) throw new Error(`samples: the mixture drew source ${number} of ${this.sources.length}`);
+    const first = sampleAt(seed + number, index, source.rows);
+    for (let attempt = 0; attempt < Math.min(MAX_REPLACEMENTS, source.rows); attempt++) {
+      const row = (first + attempt) % source.rows;
+      const found = await this.#read(source, row, position, step);
+      if (found) return found;
+    }
+    throw new UserError(
+      `data.train: ${MAX_REPLACEMENTS} samples in a row are bad in ${source.shards.paths[0] ?? ''} (see ledger.jsonl in the run folder)`,
+    );
+  }
+
+  async #read(
+    source: SampleSource,
+    row: number,
+    position: number,
+    step: number,
+  ): Promise<Sample | undefined> {
+    const pair = await source.shards.read(row);
+    const caption = this.config.data.captions === 'clean' ? cleanCaption(pair.caption) : pair.caption.trim();
+    const reject = async (reason: string): Promise<undefined> => {
+      await this.ledger.add({ step, ...source.shards.location(row), id: pair.id, reason });
+      this.ledger.check(position + 1);
+      return undefined;
+    };
+    if (!caption) return reject('caption is empty');
+    try {
+      const features = await this.features(pair);
+      return { pair, features, example: this.prompter.example(caption, this.#question(source, position)) };
+    } catch (error) {
+      if (error instanceof BadImage) return reject(error.message);
+      throw error;
+    }
+  }
+
+  #question({ prompt }: SampleSource, position: number): string | undefined {
+    const { questions } = this.config.prompt;
+    if (prompt === 'none' || !questions.length) return undefined;
+    return questions[Math.floor(randomAt(this.config.run.seed, position, 'question') * questions.length)];
+  }
+}
+
+/** Joins samples into one micro-batch, padded to its longest sample. */
+export function microBatch(
+  samples: readonly Pick<Sample, 'features' | 'example'>[],
+  [Q, C]: readonly [number, number],
+): MicroBatch {
+  const data = new Float32Array(samples.length * Q * C);
+  samples.forEach(({ features }, b) => data.set(features, b * Q * C));
+  return {
+    features: { shape: [samples.length, Q, C], data },
+    sequence: layOut(
+      samples.map(({ example }) => example),
+      Q,
+    ),
+  };
+}

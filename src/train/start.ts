@@ -1,0 +1,81 @@
+/** Where a projection's weights come from when a run begins. */
+import type { Config } from '../config/schema.js';
+import { randomAt } from '../data/order.js';
+import { UserError } from '../errors.js';
+import type { MiniGpt4, PartHashes } from '../model/miniGpt4.js';
+import {
+  featureStatistics,
+  initialProjection,
+  projectionFromTensors,
+  type FeatureStatistics,
+  type Projection,
+} from '../model/projection.js';
+import { findProjection, readTensors, type Checkpoint } from './checkpoint.js';
+import type { Samples } from './samples.js';
+
+/** Samples over which the feature statistics are taken: the first ones of the training order. */
+const STATISTICS_SAMPLES = 2048;
+
+/**
+ * The run's own checkpoint, else the named stage-1 projection, else fresh weights.
+ *
+ * @throws UserError if the checkpoint belongs to another encoder or LLM
+ */
+export async function startProjection(
+  config: Config,
+  model: MiniGpt4,
+  samples: Samples,
+  checkpoint: Checkpoint | undefined,
+): Promise<Projection> {
+  const sizes = projectionSizes(model);
+  const { standardise, layerNorm, init, initialScale } = config.model.projection;
+  const options = { standardise, layerNorm };
+  if (checkpoint) {
+    checkParts(checkpoint, model.hashes);
+    return projectionFromTensors(checkpoint.projection, sizes, options, checkpoint.folder);
+  }
+  if (config.train.initFrom) return loadProjection(config.train.initFrom, config, model);
+  const statistics = standardise ? await trainingStatistics(samples, sizes[0]) : undefined;
+  const start =
+    init === 'torch' ? { kind: init } : { kind: init, rms: model.embeddingRms, scale: initialScale };
+  return initialProjection(sizes, options, start, deviates(config.run.seed), statistics);
+}
+
+/** Loads a trained projection from a run, a checkpoint or a file, for the model of a configuration. */
+export async function loadProjection(path: string, config: Config, model: MiniGpt4): Promise<Projection> {
+  const file = await findProjection(path);
+  const { standardise, layerNorm } = config.model.projection;
+  return projectionFromTensors(
+    await readTensors(file),
+    projectionSizes(model),
+    { standardise, layerNorm },
+    file,
+  );
+}
+
+/** [C, D]: feature width and LLM width. */
+export function projectionSizes({ encoder, language }: MiniGpt4): readonly [number, number] {
+  return [encoder.featureShape[1], language.spec.llama.hiddenSize];
+}
+
+async function trainingStatistics(samples: Samples, C: number): Promise<FeatureStatistics> {
+  const count = Math.min(samples.rows, STATISTICS_SAMPLES);
+  const features: Float32Array[] = [];
+  for (let position = 0; position < count; position++)
+    features.push((await samples.at(position, 0)).features);
+  return featureStatistics(features, C);
+}
+
+function deviates(seed: number): () => number {
+  let index = 0;
+  return () => randomAt(seed, index++, 'projection');
+}
+
+function checkParts(checkpoint: Checkpoint, hashes: PartHashes): void {
+  const changed = Object.entries(hashes).find(([part, sha256]) => checkpoint.state.parts[part] !== sha256);
+  if (!changed) return;
+  const [part, sha256] = changed;
+  throw new UserError(
+    `${checkpoint.folder}: was trained with the ${part} of SHA-256 ${checkpoint.state.parts[part] ?? 'unknown'}, got ${sha256} (restore that ${part}, or start another run)`,
+  );
+}

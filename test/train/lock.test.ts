@@ -1,0 +1,84 @@
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { hostname, tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+
+import { UserError } from '../../src/errors.js';
+import { lockRun } from '../../src/train/lock.js';
+
+let folder = '';
+let file = '';
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'lock-'));
+  file = join(folder, 'run.lock');
+});
+afterEach(() => rmSync(folder, { recursive: true }));
+
+const deadPid = () => spawnSync(process.execPath, ['-e', '']).pid;
+
+function leave(owner: object): void {
+  writeFileSync(
+    file,
+    JSON.stringify({ pid: process.pid, host: hostname(), started: '', since: 'long ago', ...owner }),
+  );
+}
+
+async function taken(): Promise<boolean> {
+  const lock = await lockRun(folder);
+  const owned = readFileSync(file, 'utf8').includes(`"pid":${process.pid},`);
+  await lock.release();
+  return owned;
+}
+
+describe('the lock of a run', () => {
+  it('is held by one at a time and leaves nothing behind', async () => {
+    const lock = await lockRun(folder);
+    await expect(lockRun(folder)).rejects.toThrow(UserError);
+    await expect(lockRun(folder)).rejects.toThrow(`the run is in use by process ${process.pid} since`);
+    await lock.release();
+    expect(readdirSync(folder)).toEqual([]);
+    expect(await taken()).toBe(true);
+  });
+
+  it('goes to exactly one of many that ask at once', async () => {
+    const results = await Promise.allSettled(Array.from({ length: 20 }, () => lockRun(folder)));
+    expect(results.filter(({ status }) => status === 'fulfilled')).toHaveLength(1);
+    expect(readdirSync(folder)).toEqual(['run.lock']);
+  });
+
+  it('of a process that died is taken over, by one of many', async () => {
+    leave({ pid: deadPid() });
+    const results = await Promise.allSettled(Array.from({ length: 20 }, () => lockRun(folder)));
+    expect(results.filter(({ status }) => status === 'fulfilled')).toHaveLength(1);
+    expect(readdirSync(folder)).toEqual(['run.lock']);
+  });
+
+  it.runIf(process.platform === 'linux')(
+    'of a process whose pid another one has now is taken over',
+    async () => {
+      leave({ started: 'another boot 1234' });
+      expect(await taken()).toBe(true);
+    },
+  );
+
+  it('that is no whole lock is taken over', async () => {
+    writeFileSync(file, '{"pid": 1');
+    expect(await taken()).toBe(true);
+  });
+
+  it('of another host is left alone, with what to do', async () => {
+    leave({ host: 'elsewhere', pid: 7 });
+    await expect(lockRun(folder)).rejects.toThrow(
+      `in use by process 7 on elsewhere since long ago (delete ${file} if`,
+    );
+  });
+
+  it('that somebody else has taken since is not released', async () => {
+    const lock = await lockRun(folder);
+    leave({ host: 'elsewhere' });
+    await lock.release();
+    expect(readdirSync(folder)).toEqual(['run.lock']);
+  });
+});
