@@ -72,6 +72,10 @@ const Model = section(
     encoderLayer: Type.Optional(
       count({ description: 'take the output after this block, counted from 1; left out: after the last' }),
     ),
+    imageSize: count({
+      default: 224,
+      description: 'height and width in pixels to which images are resized; a multiple of the patch size',
+    }),
     tokens: Tokens,
     llm: Type.String({
       minLength: 1,

@@ -43,11 +43,17 @@ export async function decodeImage(bytes: Uint8Array): Promise<RgbImage> {
  */
 export function normalise(image: RgbImage, mean: readonly number[], std: readonly number[]): Float32Array {
   const area = image.width * image.height;
+  if (image.data.length !== 3 * area) {
+    throw new RangeError(
+      `normalise: data must hold 3×${image.height}×${image.width} bytes, got ${image.data.length}`,
+    );
+  }
+  const data = new Uint8Array(image.data.buffer, image.data.byteOffset, 3 * area); // a Buffer would make the loop slower
   const planes = new Float32Array(3 * area);
   for (let channel = 0; channel < 3; channel++) {
     const levels = normalisedLevels(mean[channel], std[channel]);
     const plane = planes.subarray(channel * area, (channel + 1) * area);
-    for (let i = 0, at = channel; i < area; i++, at += 3) plane[i] = levels[image.data[at] ?? 0] ?? 0;
+    for (let i = 0; i < area; i++) plane[i] = levels[data[3 * i + channel] as number] as number; // inside: checked above
   }
   return planes;
 }

@@ -42,8 +42,15 @@ export function resizeBicubic(image: RgbImage, width: number, height: number): R
       `resizeBicubic: data must hold ${image.width}×${image.height}×${CHANNELS} bytes, got ${image.data.length}`,
     );
   }
-  const wide = image.width === width ? image : resizeRows(image, width);
+  if (image.width === width && image.height === height) return image;
+  const plain = { ...image, data: plainBytes(image.data) };
+  const wide = image.width === width ? plain : resizeRows(plain, width);
   return wide.height === height ? wide : resizeColumns(wide, height);
+}
+
+/** Not a Buffer: two classes of array in one loop make it several times slower. */
+function plainBytes(bytes: Uint8Array): Uint8Array {
+  return new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.length);
 }
 
 function resizeRows({ width: inWidth, height, data }: RgbImage, width: number): RgbImage {
@@ -55,13 +62,13 @@ function resizeRows({ width: inWidth, height, data }: RgbImage, width: number): 
       let r = 1 << (BITS - 1); // rounds to nearest
       let g = r;
       let b = r;
-      let from = row + get(first, x) * CHANNELS;
+      let from = row + int(first, x) * CHANNELS;
       const start = x * stride;
-      for (let k = start, end = start + get(count, x); k < end; k++, from += CHANNELS) {
-        const weight = get(weights, k);
-        r = (r + get(data, from) * weight) | 0;
-        g = (g + get(data, from + 1) * weight) | 0;
-        b = (b + get(data, from + 2) * weight) | 0;
+      for (let k = start, end = start + int(count, x); k < end; k++, from += CHANNELS) {
+        const weight = int(weights, k);
+        r = (r + byte(data, from) * weight) | 0;
+        g = (g + byte(data, from + 1) * weight) | 0;
+        b = (b + byte(data, from + 2) * weight) | 0;
       }
       out[at] = clamp8(r >> BITS);
       out[at + 1] = clamp8(g >> BITS);
@@ -78,13 +85,13 @@ function resizeColumns({ width, height: inHeight, data }: RgbImage, height: numb
   const sums = new Int32Array(rowBytes); // a whole row at once: memory is then read in order
   for (let y = 0; y < height; y++) {
     sums.fill(1 << (BITS - 1));
-    for (let k = 0; k < get(count, y); k++) {
-      const weight = get(weights, y * stride + k);
-      const from = (get(first, y) + k) * rowBytes;
-      for (let i = 0; i < rowBytes; i++) sums[i] = (get(sums, i) + get(data, from + i) * weight) | 0;
+    for (let k = 0; k < int(count, y); k++) {
+      const weight = int(weights, y * stride + k);
+      const from = (int(first, y) + k) * rowBytes;
+      for (let i = 0; i < rowBytes; i++) sums[i] = (int(sums, i) + byte(data, from + i) * weight) | 0;
     }
     const to = y * rowBytes;
-    for (let i = 0; i < rowBytes; i++) out[to + i] = clamp8(get(sums, i) >> BITS);
+    for (let i = 0; i < rowBytes; i++) out[to + i] = clamp8(int(sums, i) >> BITS);
   }
   return { width, height, data: out };
 }
@@ -131,9 +138,14 @@ function clamp8(value: number): number {
   return value < 0 ? 0 : value > 255 ? 255 : value;
 }
 
-/** An element of a typed array; V8 inlines it. The caller's loop bounds keep it inside. */
-function get(array: Uint8Array | Int32Array, i: number): number {
-  return array[i] as number; // inside by the loop bounds, and `?? 0` costs a quarter of the speed here
+/** A byte inside of the array, as the loops' bounds see to; one function a type, so that V8 compiles it to a plain load. */
+function byte(array: Uint8Array, i: number): number {
+  return array[i] as number; // `?? 0` would cost a quarter of the speed
+}
+
+/** As `byte`, for weights and sums. */
+function int(array: Int32Array, i: number): number {
+  return array[i] as number;
 }
 
 function isSize(value: number): boolean {

@@ -57,7 +57,7 @@ export function imageGap(
 }
 
 /**
- * Marks the target tokens that spell words of the item's `label`, `colors` and `tags` columns.
+ * Marks the target tokens that spell the item's `content` words (a comma-separated column; else `label`, `colors` and `tags`).
  *
  * @param pieces text of each target token
  * @returns undefined if the item has no such column
@@ -66,9 +66,11 @@ export function contentTokens(
   { pair, caption }: Pick<HeldOutItem, 'pair' | 'caption'>,
   pieces: readonly string[],
 ): boolean[] | undefined {
-  const { label, colors = '', tags = '' } = pair.extra;
-  if (label === undefined) return undefined;
-  const words = [label, ...colors.split(','), ...tags.split(',')]
+  const { content, label, colors = '', tags = '' } = pair.extra;
+  const listed = content ?? (label === undefined ? undefined : [label, colors, tags].join(','));
+  if (listed === undefined) return undefined;
+  const words = listed
+    .split(',')
     .map((word) => word.trim().toLowerCase())
     .filter((word) => word.length > 1);
   const text = pieces.join('');

@@ -1,4 +1,5 @@
 /** `minigpt4 evaluate`: what a trained projection is worth on pairs it never saw. */
+import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Config } from '../config/schema.js';
 import { writeFileWhole } from '../files.js';
@@ -72,6 +73,7 @@ export async function runEvaluation(
       from,
       events,
     });
+    await mkdir(out, { recursive: true });
     await writeFileWhole(join(out, 'evaluation.json'), `${JSON.stringify(evaluation, null, 2)}\n`);
     const reportFile = join(out, 'report.html');
     await writeReport(reportFile, config, evaluation, heldOut);

@@ -74,12 +74,17 @@ export function llamaConfig(json: Readonly<Record<string, unknown>>): LlamaConfi
     return value;
   };
   const [hiddenSize, heads] = [size('hidden_size'), size('num_attention_heads')];
+  const kvHeads = size('num_key_value_heads', heads);
+  if (heads % kvHeads)
+    throw new UserError(
+      `llama: num_key_value_heads must divide num_attention_heads ${heads}, got ${kvHeads}`,
+    );
   return {
     hiddenSize,
     heads,
     intermediateSize: size('intermediate_size'),
     layers: size('num_hidden_layers'),
-    kvHeads: size('num_key_value_heads', heads),
+    kvHeads,
     headWidth: size('head_dim', hiddenSize / heads),
     rmsNormEps: size('rms_norm_eps'),
     ropeTheta: size('rope_theta', 10000),

@@ -60,7 +60,7 @@ export async function openMiniGpt4(
   try {
     const precision: Precision =
       config.precision === 'auto' ? nativePrecision(tensorflow.facts.device) : config.precision;
-    const vit = vitConfig(encoderSource.config);
+    const vit = vitConfig(encoderSource.config, config.imageSize);
     const encoderSpec = { vit, depth: config.encoderLayer ?? vit.layers, tokens: config.tokens, precision };
     const encoder = await Encoder.open(tensorflow, encoderSpec, encoderSource, (done) =>
       onProgress?.('vision encoder', done),

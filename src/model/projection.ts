@@ -198,6 +198,11 @@ export function projectionFromTensors(
       `${from}: model.projection.standardise is ${options.standardise}, but the checkpoint was trained with ${mean ? 'true' : 'false'} (use the config it was trained with)`,
     );
   }
+  if (mean && std && [mean, std].some(({ shape }) => shape.join() !== String(C))) {
+    throw new UserError(
+      `${from}: feature_norm.mean and feature_norm.std must be [${C}], got [${mean.shape.join(', ')}] and [${std.shape.join(', ')}]`,
+    );
+  }
   const statistics =
     mean && std ? { statistics: { mean: toFloat32(mean).slice(), std: toFloat32(std).slice() } } : {};
   return {

@@ -34,11 +34,14 @@ export interface SequenceBatch {
  * Lays out a micro-batch, right-padded to its longest sample. Depends on these examples alone.
  *
  * @param queries Q: soft tokens of one image
- * @throws if an example has no target or its prefix is empty
+ * @throws if there is no example, or one has no target or an empty prefix
  */
 export function layOut(examples: readonly Example[], queries: number): SequenceBatch {
+  if (examples.length === 0) throw new Error('sequence: a micro-batch must have at least one example');
+  if (examples.some((example) => example.target.length === 0))
+    throw new Error('sequence: an example must have at least one target token');
   const lengths = examples.map(
-    (example) => prefixLength(example.prefix, queries) + Math.max(example.target.length - 1, 0),
+    (example) => prefixLength(example.prefix, queries) + example.target.length - 1,
   );
   const S = Math.max(...lengths);
   const tokens: number[] = [];

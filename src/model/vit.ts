@@ -46,7 +46,7 @@ export type TokenChoice =
  * @param imageSize pixels of the images that will be fed, a multiple of the patch size
  * @throws UserError for another architecture or a missing size
  */
-export function vitConfig(json: Readonly<Record<string, unknown>>, imageSize = 224): VitConfig {
+export function vitConfig(json: Readonly<Record<string, unknown>>, imageSize: number): VitConfig {
   if (json['model_type'] !== 'dinov2')
     throw new UserError(
       `vit: config.json must have model_type "dinov2", got ${JSON.stringify(json['model_type'])}`,
@@ -63,13 +63,17 @@ export function vitConfig(json: Readonly<Record<string, unknown>>, imageSize = 2
       throw new UserError(`vit: config.json needs three numbers "${key}", got ${JSON.stringify(value)}`);
     return value.map(Number);
   };
+  if (json['use_swiglu_ffn'] === true) throw new UserError('vit: use_swiglu_ffn is not supported, got true');
+  const [hiddenSize, heads] = [size('hidden_size'), size('num_attention_heads')];
+  if (hiddenSize % heads)
+    throw new UserError(`vit: num_attention_heads must divide hidden_size ${hiddenSize}, got ${heads}`);
   if (imageSize % size('patch_size'))
     throw new UserError(`vit: the image size must be a multiple of ${size('patch_size')}, got ${imageSize}`);
   return {
-    hiddenSize: size('hidden_size'),
+    hiddenSize,
     layers: size('num_hidden_layers'),
-    heads: size('num_attention_heads'),
-    mlpSize: size('hidden_size') * size('mlp_ratio'),
+    heads,
+    mlpSize: hiddenSize * size('mlp_ratio'),
     patchSize: size('patch_size'),
     imageSize,
     layerNormEps: size('layer_norm_eps'),

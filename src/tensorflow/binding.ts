@@ -3,7 +3,6 @@
  * `minigpt4 setup` made. Loaded in the worker thread (worker.ts) and in tests; nothing else touches it.
  */
 import { createRequire } from 'node:module';
-import * as util from 'node:util';
 import { requireRuntime } from './runtimeFolder.js';
 
 /** A tensor inside the binding: freed with `deleteTensor`. `dtype` is TensorFlow's DataType number. */
@@ -99,7 +98,7 @@ interface TfjsNode {
 
 /** Node ≥ 23 removed two functions of `util` that tfjs-node 4.22 still calls. */
 function restoreRemovedUtilities(): void {
-  const legacy = createRequire(import.meta.url)('node:util') as typeof util & Record<string, unknown>; // the mutable CommonJS object
+  const legacy = createRequire(import.meta.url)('node:util') as Record<string, unknown>; // the mutable CommonJS object
   legacy['isNullOrUndefined'] ??= (value: unknown) => value === null || value === undefined;
   legacy['isArray'] ??= Array.isArray;
 }

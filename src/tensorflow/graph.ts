@@ -288,12 +288,15 @@ export class Graph {
   }
 }
 
+/** A stack frame of this layer, or of the engine (`at Array.map (<anonymous>)`). */
+const OWN_FRAME = /[\\/]tensorflow[\\/](graph|ops|gradients|dims|gradientRules)\.[jt]s|\(<anonymous>\)$/;
+
 /** Throws with the op, the rule broken and the line of model code that asked for it. */
 export function graphError(op: string, rule: string): never {
   const line = (new Error().stack ?? '')
     .split('\n')
     .slice(1)
-    .find((frame) => !/[\\/]tensorflow[\\/](graph|ops|gradients|dims|gradientRules)\.[jt]s/.test(frame));
+    .find((frame) => !OWN_FRAME.test(frame));
   throw new Error(`${op}: ${rule}${line ? ` (${line.trim()})` : ''}`);
 }
 

@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { SHARE_ENV, Worker } from 'node:worker_threads';
 import { formatShape, isName, type Shape } from './dims.js';
-import { elementCount, type HostTensor } from './dtypes.js';
+import { BYTES_PER_ELEMENT, elementCount, type HostTensor } from './dtypes.js';
 import type { EntryPoint, Graph, GraphTensor } from './graph.js';
 import type { KeptTensor, Replies, Request, RuntimeFacts, Values } from './protocol.js';
 import { requireRuntime } from './runtimeFolder.js';
@@ -111,7 +111,7 @@ export class Session {
    * Stores a frozen weight, converted to the variable's dtype inside TensorFlow. The tensor's bytes are handed over
    * (its buffer is empty afterwards) where it owns its whole buffer.
    *
-   * @throws if the name is no variable or the shape differs
+   * @throws if the name is no variable, the shape differs or the bytes do not fill it
    */
   async assign(name: string, tensor: HostTensor): Promise<void> {
     const variable = this.graph.variables.get(name);
@@ -122,6 +122,11 @@ export class Session {
       );
     }
     const { buffer, byteLength } = tensor.data;
+    const needed = elementCount(tensor.shape) * BYTES_PER_ELEMENT[tensor.dtype];
+    if (byteLength !== needed)
+      throw new Error(
+        `session: variable "${name}" needs ${needed} bytes of ${tensor.dtype}, got ${byteLength}`,
+      );
     const transfer = buffer instanceof ArrayBuffer && byteLength === buffer.byteLength ? [buffer] : [];
     await this.tensorflow.ask(
       { kind: 'assign', session: this.id, variable: name, dtype: variable.dtype, tensor },

@@ -1,0 +1,98 @@
+/**
+ * `npm run quickstart`: the whole main job on the default models and pictures, by the commands that a user types. Stops at
+ * the first that fails, with its exit code. Run again it goes on where it was: set-up and packing find their work done,
+ * training resumes.
+ */
+import { spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+
+import type { Evaluation } from '../src/evaluate/run.js';
+
+const PRETRAIN = {
+  verb: 'pretrain',
+  config: 'configs/quickstart/stage1.yaml',
+  run: 'runs/quickstart/stage1',
+};
+const FINETUNE = {
+  verb: 'finetune',
+  config: 'configs/quickstart/stage2.yaml',
+  run: 'runs/quickstart/stage2',
+};
+const STAGES = [PRETRAIN, FINETUNE];
+const PROJECTION = 'runs/quickstart/projection.safetensors';
+
+const phases = [
+  { name: 'build', command: ['npm', 'run', '-s', 'build'] },
+  { name: 'set-up', command: minigpt4('setup') },
+  { name: 'pack', command: minigpt4('pack', 'emoji', '--out', 'shards/quickstart') },
+  ...STAGES.map(({ verb, config, run }) => ({
+    name: verb,
+    command: minigpt4(verb, '--config', config, '--run', run),
+  })),
+  { name: 'export', command: minigpt4('export', FINETUNE.run, '--out', PROJECTION, '--force') },
+  ...STAGES.map(({ verb, config, run }) => ({
+    name: `evaluate ${verb}`,
+    command: minigpt4('evaluate', '--config', config, '--from', run, '--out', `${run}/evaluation`),
+  })),
+];
+
+const seconds = phases.map(({ name, command }) => ({ name, time: timed(name, command) }));
+console.log('\nminutes');
+for (const { name, time } of seconds)
+  console.log(`  ${name.padEnd(20)} ${(time / 60).toFixed(1).padStart(6)}`);
+for (const { run } of STAGES) printTable(readEvaluation(`${run}/evaluation/evaluation.json`));
+console.log(`\nprojection: ${PROJECTION}`);
+for (const { run } of STAGES) console.log(`report:     ${run}/evaluation/report.html`);
+
+function readEvaluation(file: string): Evaluation {
+  return JSON.parse(readFileSync(file, 'utf8')) as Evaluation; // the border: written by the command just run
+}
+
+function minigpt4(...args: string[]): string[] {
+  return [process.execPath, 'bin/minigpt4.js', ...args];
+}
+
+/** Runs a phase; the process ends here if it fails. @returns seconds */
+function timed(name: string, [command = '', ...args]: string[]): number {
+  console.log(`\n== ${name}`);
+  const start = performance.now();
+  const { status, signal, error } = spawnSync(command, args, { stdio: 'inherit' });
+  if (error) console.error(error.message);
+  if (status !== 0) {
+    console.error(
+      `quickstart: stopped at ${name}${signal ? `, ended by ${signal}` : ''} (run it again to go on there)`,
+    );
+    process.exit(status ?? 1);
+  }
+  return (performance.now() - start) / 1000;
+}
+
+/** What a stage reached on the held-out pairs, chance beside it. */
+function printTable({ stage, items, gap, retrieval, captions }: Evaluation): void {
+  console.log(`\n${stage}: ${items} held-out pairs`);
+  row('', 'reached', 'chance');
+  row('loss, own image', gap.loss);
+  row('loss, exchanged images', gap.lossExchanged);
+  row('image gap', gap.gap, 0);
+  for (const { correction, recallAt, groupAccuracy } of retrieval?.results ?? []) {
+    for (const k of [1, 5, 10] as const)
+      row(`R@${k}, ${correction}`, recallAt[k], retrieval?.chance.recallAt[k]);
+    if (groupAccuracy !== undefined)
+      row(`group, ${correction}`, groupAccuracy, retrieval?.chance.groupAccuracy);
+  }
+  if (stage === 'finetune' && captions.length > 0) {
+    row('failures', captions.filter(({ failures }) => failures.length > 0).length / captions.length);
+  }
+  if (gap.contentGap) {
+    const { mean, low, high } = gap.contentGap;
+    row('image gap, content words', mean, 0);
+    console.log(`    95 % interval ${low.toFixed(3)} to ${high.toFixed(3)}`);
+  }
+}
+
+function row(name: string, ...values: (number | string | undefined)[]): void {
+  const cells = values.map((value) =>
+    (typeof value === 'number' ? value.toFixed(3) : (value ?? '')).padStart(9),
+  );
+  console.log(`  ${name.padEnd(28)}${cells.join('')}`);
+}

@@ -1,0 +1,83 @@
+/**
+ * `npm test`: sets everything up, runs the unit tests two files at a time and the end-to-end tests one at a time (each
+ * holds a whole model), and ends with the line `N passed, N failed, N skipped`. `--unit` leaves the
+ * end-to-end tests out; other arguments go to vitest.
+ */
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
+
+/** What is read of vitest's JSON report. */
+interface Report {
+  readonly numPassedTests: number;
+  readonly numFailedTests: number;
+  readonly numPendingTests: number;
+  readonly numTodoTests: number;
+  readonly testResults: readonly {
+    readonly status: string;
+    readonly assertionResults: readonly { readonly status: string }[];
+  }[];
+}
+
+const SUITES = {
+  unit: ['--exclude', 'test/e2e/**', '--maxWorkers', '2'],
+  e2e: ['test/e2e/', '--maxWorkers', '1', '--passWithNoTests'],
+};
+const given = process.argv.slice(2);
+const unitOnly = given.includes('--unit');
+const extra = given.filter((argument) => argument !== '--unit');
+const total = { passed: 0, failed: 0, skipped: 0 };
+let exitCode = prepare();
+if (exitCode === 0) {
+  for (const [name, options] of Object.entries(SUITES)) {
+    if (name === 'unit' || !unitOnly) exitCode = runSuite(name, options) || exitCode; // the second runs whatever the first did
+  }
+} else {
+  total.failed += 1; // set-up itself
+}
+console.log(`${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`);
+process.exitCode = exitCode || (total.failed > 0 ? 1 : 0);
+
+/** Builds `dist` and sets up runtime and models. */
+function prepare(): number {
+  const build = run('npm', ['run', '-s', 'build']);
+  return build || run(process.execPath, ['bin/minigpt4.js', 'setup']);
+}
+
+function runSuite(name: string, options: readonly string[]): number {
+  const file = `.vitest/${name}.json`;
+  mkdirSync('.vitest', { recursive: true });
+  rmSync(file, { force: true });
+  const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${file}`];
+  const code = run(process.execPath, [
+    'node_modules/vitest/vitest.mjs',
+    'run',
+    ...options,
+    ...reporters,
+    ...extra,
+  ]);
+  count(file, code);
+  return code;
+}
+
+/** Adds a suite's numbers; a file that could not even be loaded counts as one failure, as does a crash. */
+function count(file: string, code: number): void {
+  if (!existsSync(file)) {
+    total.failed += code === 0 ? 0 : 1;
+    return;
+  }
+  const report = JSON.parse(readFileSync(file, 'utf8')) as Report; // the border: vitest writes it so
+  const broken = report.testResults.filter(
+    ({ status, assertionResults }) =>
+      status === 'failed' && !assertionResults.some((test) => test.status === 'failed'),
+  );
+  total.passed += report.numPassedTests;
+  total.failed += report.numFailedTests + broken.length;
+  total.skipped += report.numPendingTests + report.numTodoTests;
+  if (code !== 0 && report.numFailedTests + broken.length === 0) total.failed += 1; // an unhandled error
+}
+
+function run(command: string, args: readonly string[]): number {
+  const { status, error } = spawnSync(command, args, { stdio: 'inherit' });
+  if (error) console.error(error.message);
+  return status ?? 1;
+}

@@ -1,0 +1,45 @@
+/** `minigpt4 pretrain` and `minigpt4 finetune`: the same verb for the two stages. */
+import type { Stage } from '../config/schema.js';
+import { flag, requiredText, text, verb, type Verb } from './verb.js';
+
+const options = {
+  config: requiredText('config', 'configuration file (YAML); minigpt4 config describes it'),
+  set: {
+    type: 'string',
+    array: true,
+    nargs: 1,
+    default: [] as string[], // yargs' type for a list that may be empty
+    defaultDescription: 'nothing',
+    describe: "a value in place of the file's, as train.steps=100; may be given again",
+  },
+  run: text('run', "run folder in place of the file's run.folder; a run that is there is resumed"),
+  fresh: flag('refuse to resume: a run folder with a checkpoint is an error'),
+} as const;
+
+/** Stage 1. */
+export const pretrain = trainingVerb(
+  'pretrain',
+  'Trains the projection on captions alone (stage 1); resumes by itself.',
+  'pretrain --config configs/quickstart/stage1.yaml',
+);
+
+/** Stage 2. */
+export const finetune = trainingVerb(
+  'finetune',
+  'Trains a pretrained projection to follow instructions (stage 2); resumes by itself.',
+  'finetune --config configs/quickstart/stage2.yaml',
+);
+
+function trainingVerb(stage: Stage, describe: string, example: string): Verb {
+  return verb({
+    command: stage,
+    describe,
+    options,
+    example,
+    async run({ config, set, run, fresh }) {
+      const { runTraining } = await import('./training.js');
+      const folder = run === undefined ? [] : [`run.folder=${JSON.stringify(run)}`];
+      await runTraining(stage, { config, set: [...set, ...folder], fresh });
+    },
+  });
+}

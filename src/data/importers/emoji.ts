@@ -1,0 +1,210 @@
+/** Packs the default data set: emoji pictures with their names (stage 1) and templated descriptions (stage 2), as shards. */
+
+import { createHash } from 'node:crypto';
+import { mkdir, readFile, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { UserError } from '../../errors.js';
+import { writeFileWhole } from '../../files.js';
+import { readManifest } from '../manifest.js';
+import type { ImageTextPair } from '../pairs.js';
+import { writeShards } from '../shardWriter.js';
+import { emojiConcepts, emojiOrigin, type Concept } from './emojiConcepts.js';
+import { describe, type Description } from './emojiText.js';
+import { dominantColors, readPixels, renderView } from './emojiViews.js';
+
+/** Names of the shard folders that are made. */
+export type EmojiSet =
+  | 'stage1-train'
+  | 'stage1-fit'
+  | 'stage1-validation'
+  | 'stage1-held-out'
+  | 'stage2-train'
+  | 'stage2-fit'
+  | 'stage2-validation'
+  | 'stage2-held-out';
+
+/** How the set is packed. */
+export interface PackEmojiOptions {
+  /** Pictures of each training concept, the plain one included: 1 to 16. */
+  readonly views?: number;
+  /** Called with the concepts rendered so far and their number. */
+  readonly onProgress?: (done: number, total: number) => void;
+}
+
+/** What `packEmoji` made or found. */
+export interface PackedEmoji {
+  /** Rows of each set. */
+  readonly rows: Readonly<Record<EmojiSet, number>>;
+  /** False if everything was there already. */
+  readonly packed: boolean;
+}
+
+/** A concept with all its pictures and its words. */
+interface Rendered {
+  readonly concept: Concept;
+  readonly views: readonly Uint8Array[];
+  readonly description: Description;
+}
+
+const FORMAT = 1; // raise when pictures or texts change, so that old packs are made again
+const MAX_VIEWS = 16;
+const CONCURRENCY = 4; // sharp decodes and encodes in its own threads
+const MARKER = 'emoji.json';
+
+/** `fit` and `validation` are the two parts of `train`; settings are chosen on them, never on `held-out`. */
+const PARTS: Readonly<
+  Record<'train' | 'fit' | 'validation' | 'held-out', { wanted: (c: Concept) => boolean; allViews: boolean }>
+> = {
+  train: { wanted: (c) => c.split === 'train', allViews: true },
+  fit: { wanted: (c) => c.split === 'train' && !c.validation, allViews: true },
+  validation: { wanted: (c) => c.validation, allViews: false },
+  'held-out': { wanted: (c) => c.split === 'heldOut', allViews: false },
+};
+
+/**
+ * Makes the shard folders of `EmojiSet` in `folder`. A second call with the same options returns at once.
+ *
+ * Every row has the extra columns label, tags, group, subgroup, hexcode, colors, view and, for scoring, content: the
+ * words of the caption that depend on the image, joined by commas.
+ *
+ * @throws UserError if `views` is out of range or the folder cannot be written
+ */
+export async function packEmoji(
+  folder: string,
+  { views = 4, onProgress }: PackEmojiOptions = {},
+): Promise<PackedEmoji> {
+  if (!Number.isInteger(views) || views < 1 || views > MAX_VIEWS) {
+    throw new UserError(`packEmoji: views must be from 1 to ${MAX_VIEWS}, got ${views}`);
+  }
+  const marker = markerText(views);
+  const found = await packedRows(folder, marker);
+  if (found !== null) return { rows: found, packed: false };
+
+  await mkdir(folder, { recursive: true });
+  await rm(join(folder, MARKER), { force: true }); // while the sets change, the folder is not done
+  const rendered = await renderAll(emojiConcepts(), views, onProgress);
+  for (const name of setNames()) {
+    await writeShards(join(folder, name), pairsOf(name, rendered), { overwrite: true, about: aboutText() });
+  }
+  await writeFileWhole(join(folder, 'README.md'), readmeText());
+  await writeFileWhole(join(folder, MARKER), marker);
+  const rows = await packedRows(folder, marker);
+  if (rows === null) throw new Error(`packEmoji: the sets must be in ${folder} after packing`);
+  return { rows, packed: true };
+}
+
+/** Rows of each set, if the marker says that this very pack is done; else null. */
+async function packedRows(folder: string, marker: string): Promise<Record<EmojiSet, number> | null> {
+  const found = await readFile(join(folder, MARKER), 'utf8').catch(() => ''); // none yet: pack
+  if (found !== marker) return null;
+  const rows: [EmojiSet, number][] = [];
+  for (const name of setNames()) {
+    const manifest = await readManifest(join(folder, name));
+    if (manifest === null) return null;
+    rows.push([name, manifest.rows]);
+  }
+  return Object.fromEntries(rows) as Record<EmojiSet, number>; // one entry a name, by the loop
+}
+
+async function renderAll(
+  concepts: readonly Concept[],
+  views: number,
+  onProgress: PackEmojiOptions['onProgress'],
+): Promise<Rendered[]> {
+  const rendered: Rendered[] = [];
+  const queue = concepts.entries();
+  let done = 0;
+  let failed = false;
+  const work = async () => {
+    for (const [i, concept] of queue) {
+      if (failed) return; // the first error is thrown below; nobody works on after it
+      try {
+        rendered[i] = await render(concept, concept.split === 'train' ? views : 1);
+        onProgress?.(++done, concepts.length);
+      } catch (cause) {
+        failed = true;
+        throw cause;
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: CONCURRENCY }, work));
+  return rendered;
+}
+
+async function render(concept: Concept, count: number): Promise<Rendered> {
+  const pixels = await readPixels(concept);
+  const views: Uint8Array[] = [];
+  for (let view = 0; view < count; view++) views.push(await renderView(concept, view, pixels));
+  return { concept, views, description: describe(concept, dominantColors(pixels)) };
+}
+
+function* pairsOf(name: EmojiSet, rendered: readonly Rendered[]): Generator<ImageTextPair> {
+  const [stage, ...rest] = name.split('-');
+  const part = PARTS[rest.join('-') as keyof typeof PARTS]; // EmojiSet spells them so
+  const source = emojiOrigin().images;
+  for (const { concept, views, description } of rendered) {
+    if (!part.wanted(concept)) continue;
+    for (const [view, image] of (part.allViews ? views : views.slice(0, 1)).entries()) {
+      yield pairOf(concept, view, image, description, stage === 'stage1', source);
+    }
+  }
+}
+
+function pairOf(
+  concept: Concept,
+  view: number,
+  image: Uint8Array,
+  { text, label, colors, tags }: Description,
+  nameOnly: boolean,
+  source: string,
+): ImageTextPair {
+  const content = nameOnly ? [label] : [label, ...colors, ...tags];
+  const { group, subgroup, hexcode } = concept;
+  return {
+    id: `${hexcode}/${view}`,
+    image,
+    caption: nameOnly ? label : text,
+    source,
+    extra: {
+      label,
+      tags: concept.tags.join(','),
+      group,
+      subgroup,
+      hexcode,
+      colors: colors.join(','),
+      view: String(view),
+      content: content.join(','),
+    },
+  };
+}
+
+function setNames(): EmojiSet[] {
+  return [
+    'stage1-train',
+    'stage1-fit',
+    'stage1-validation',
+    'stage1-held-out',
+    'stage2-train',
+    'stage2-fit',
+    'stage2-validation',
+    'stage2-held-out',
+  ];
+}
+
+function markerText(views: number): string {
+  const made = { format: FORMAT, views, ...emojiOrigin() };
+  const hash = createHash('sha256').update(JSON.stringify(made)).digest('hex');
+  return `${JSON.stringify({ ...made, hash }, null, 2)}\n`;
+}
+
+function aboutText(): string {
+  const { images, names } = emojiOrigin();
+  return (
+    `Images: Microsoft Fluent Emoji 3D from ${images} (MIT). Names, tags and groups: ${names} (MIT). ` +
+    'Stage-2 captions are filled templates, not written by people.'
+  );
+}
+
+function readmeText(): string {
+  return `# Emoji with their names\n\n${aboutText()}\n`;
+}

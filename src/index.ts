@@ -1,0 +1,50 @@
+/**
+ * The library: what the command line does, for programs.
+ *
+ * ```ts
+ * import { exportProjection, loadConfig, modelFolders, runEvaluation, setup, train } from 'minigpt4-align';
+ *
+ * await setup({ onProgress: ({ task }) => console.error(task) });
+ * const config = await loadConfig('configs/quickstart/stage1.yaml', { set: ['train.steps=50'] });
+ * const folders = await modelFolders(config);
+ * const { checkpoint } = await train(config, {
+ *   folders,
+ *   events: { step: ({ step, steps, loss }) => console.error(`${step}/${steps} ${loss}`) },
+ * });
+ * const { lines } = await runEvaluation(config, { folders, from: checkpoint, out: 'report' });
+ * await exportProjection(checkpoint, 'projection.safetensors');
+ * ```
+ *
+ * What the user can mend is thrown as `UserError`, whose message says what to do; other errors are bugs.
+ */
+export { loadConfig, type ConfigOptions } from './config/load.js';
+export { describeConfig } from './config/describe.js';
+export type { Config, Stage } from './config/schema.js';
+export { packEmoji, type PackEmojiOptions, type PackedEmoji } from './data/importers/emoji.js';
+export { readFolder, readList, type ImportOptions, type ImportProblem } from './data/importers/folder.js';
+export type { ImageTextPair } from './data/pairs.js';
+export { ShardSet, type ShardRow } from './data/shards.js';
+export { writeShards, type WriteShardsOptions } from './data/shardWriter.js';
+export { UserError } from './errors.js';
+export {
+  runEvaluation,
+  type Evaluation,
+  type EvaluationEvents,
+  type EvaluationOptions,
+} from './evaluate/run.js';
+export { inspectPath, type InspectOptions } from './inspect.js';
+export type { ModelFolders } from './model/miniGpt4.js';
+export { packSource, type PackOptions, type Packed } from './pack.js';
+export { examine, type DoctorReport, type Fact } from './setup/doctor.js';
+export { modelFolder } from './setup/models.js';
+export type { OnProgress, SetupProgress } from './setup/progress.js';
+export { modelFolders, setup, type SetupOptions, type SetupResult } from './setup/setup.js';
+export { exportProjection, type ExportOptions, type ExportResult } from './train/export.js';
+export {
+  Interrupted,
+  train,
+  type StepReport,
+  type TrainEvents,
+  type TrainOptions,
+  type TrainResult,
+} from './train/train.js';

@@ -1,0 +1,158 @@
+/** `minigpt4 export`: a trained projection as one safetensors file that other programs read, checked after writing. */
+import { existsSync } from 'node:fs';
+import { mkdir, readFile } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+
+import { RESOLVED_HEADER } from '../config/describe.js';
+import { loadConfig } from '../config/load.js';
+import type { Config } from '../config/schema.js';
+import { UserError } from '../errors.js';
+import { fileError } from '../files.js';
+import { openSafetensors, writeSafetensors } from '../model/safetensors.js';
+import type { HostTensor } from '../tensorflow/dtypes.js';
+import { packageVersion } from '../version.js';
+import { findProjection, readTensors, type NamedTensors } from './checkpoint.js';
+import { parseState, type StoredState } from './checkpointState.js';
+
+/** Options of `exportProjection`. */
+export interface ExportOptions {
+  /** Replace a file that is there. */
+  readonly force?: boolean;
+}
+
+/** What was written. */
+export interface ExportResult {
+  readonly file: string;
+  /** The projection file it was made from. */
+  readonly source: string;
+  /** Name, dtype and shape of each tensor, as read back from `file` and found equal to the source's. */
+  readonly tensors: readonly (Pick<HostTensor, 'dtype' | 'shape'> & { readonly name: string })[];
+  readonly metadata: Readonly<Record<string, string>>;
+}
+
+/** `llama_proj.*` as the reference names and lays them out; `feature_norm.*` where the features are standardised. */
+const NAMES = ['llama_proj.weight', 'llama_proj.bias', 'feature_norm.mean', 'feature_norm.std'];
+
+/**
+ * Writes the projection of `from` to `out`: `llama_proj.weight` float32[D, C], `llama_proj.bias` float32[D] and, where the
+ * features are standardised, `feature_norm.mean` and `feature_norm.std` float32[C]. The metadata say the step, what
+ * happens to the features before the projection, and the SHA-256 of the frozen parts it was trained with. The file is
+ * written whole, read back, and compared tensor by tensor.
+ *
+ * @param from run folder (its newest checkpoint), checkpoint folder or `.safetensors` file
+ * @throws UserError if `from` holds no whole projection, or `out` is there already, is no `.safetensors` name or cannot be written
+ */
+export async function exportProjection(
+  from: string,
+  out: string,
+  { force = false }: ExportOptions = {},
+): Promise<ExportResult> {
+  requireTarget(out, force);
+  const source = await findProjection(from);
+  const tensors = await readTensors(source);
+  requireProjection(source, tensors);
+  const metadata = await metadataOf(source);
+  await mkdir(dirname(out), { recursive: true }).catch((error: unknown) => {
+    throw fileError(dirname(out), error);
+  });
+  const entries = Object.entries(tensors).map(([name, { data, ...info }]) => ({
+    name,
+    ...info,
+    read: () => data,
+  }));
+  await writeSafetensors(out, entries, metadata);
+  await requireEqual(out, tensors);
+  return {
+    file: out,
+    source,
+    tensors: entries.map(({ name, dtype, shape }) => ({ name, dtype, shape })),
+    metadata,
+  };
+}
+
+function requireTarget(out: string, force: boolean): void {
+  if (!out.endsWith('.safetensors')) {
+    throw new UserError(`export: the file must end in .safetensors, got ${out} (name it so)`);
+  }
+  if (!force && existsSync(out)) {
+    throw new UserError(`export: ${out} must be a new file, got one that is there (--force replaces it)`);
+  }
+}
+
+function requireProjection(source: string, tensors: NamedTensors): void {
+  const { 'llama_proj.weight': weight, 'llama_proj.bias': bias } = tensors;
+  const names = Object.keys(tensors);
+  if (!weight || !bias || names.some((name) => !NAMES.includes(name))) {
+    throw new UserError(
+      `${source}: a projection must hold llama_proj.weight and llama_proj.bias, and at most feature_norm.*, got ${names.join(', ') || 'nothing'}`,
+    );
+  }
+  const [D = 0, C = 0] = weight.shape;
+  const expected = [[D, C], [D], [C], [C]];
+  for (const [i, name] of NAMES.entries()) {
+    const tensor = tensors[name];
+    if (tensor === undefined || tensor.shape.join() === expected[i]?.join()) continue;
+    throw new UserError(
+      `${source}: ${name} must be [${expected[i]?.join(', ') ?? ''}] beside llama_proj.weight [${weight.shape.join(', ')}], got [${tensor.shape.join(', ')}]`,
+    );
+  }
+}
+
+/** What is known about the projection: from its checkpoint and run, else what the file itself says. */
+async function metadataOf(source: string): Promise<Record<string, string>> {
+  const common = { format: 'pt', producer: `minigpt4-align ${packageVersion}` };
+  const stateFile = join(dirname(source), 'state.json');
+  if (basename(source) !== 'projection.safetensors' || !existsSync(stateFile)) {
+    return { ...(await ownMetadata(source)), ...common };
+  }
+  const state = parseState(await readFile(stateFile, 'utf8'), stateFile);
+  const config = await configOf(source);
+  return { ...common, ...stateMetadata(state), ...(config && configMetadata(config)) };
+}
+
+function stateMetadata({ step, seed, precision, parts }: StoredState): Record<string, string> {
+  const hashes = Object.entries(parts).map(([part, sha256]) => [`sha256.${part}`, sha256] as const);
+  return { step: String(step), seed: String(seed), precision, ...Object.fromEntries(hashes) };
+}
+
+function configMetadata({ model, train }: Config): Record<string, string> {
+  const { standardise, layerNorm } = model.projection;
+  return {
+    stage: train.stage,
+    'features.encoder_layer': String(model.encoderLayer ?? 'last'),
+    'features.tokens': JSON.stringify(model.tokens),
+    'features.standardise': String(standardise), // (x - feature_norm.mean) / feature_norm.std, per channel
+    'features.layer_norm': String(layerNorm), // then LayerNorm over channels without weights, eps 1e-5
+  };
+}
+
+/** The configuration of the run that a checkpoint's file lies in: `RUN/checkpoints/step-…/projection.safetensors`. */
+async function configOf(source: string): Promise<Config | undefined> {
+  const file = join(dirname(source), '..', '..', 'config.yaml');
+  if (!existsSync(file) || !(await readFile(file, 'utf8')).startsWith(RESOLVED_HEADER)) return undefined;
+  return loadConfig(file);
+}
+
+async function ownMetadata(file: string): Promise<Readonly<Record<string, string>>> {
+  const opened = await openSafetensors(file);
+  try {
+    return opened.metadata;
+  } finally {
+    await opened.close();
+  }
+}
+
+async function requireEqual(file: string, expected: NamedTensors): Promise<void> {
+  const written = await readTensors(file);
+  const names = new Set([...Object.keys(written), ...Object.keys(expected)]);
+  const different = [...names].filter((name) => !areEqual(written[name], expected[name]));
+  if (different.length === 0) return;
+  throw new Error(
+    `export: ${file} must read back as it was written, got other values for ${different.join(', ')}`,
+  );
+}
+
+function areEqual(a: HostTensor | undefined, b: HostTensor | undefined): boolean {
+  if (!a || !b) return false;
+  return a.dtype === b.dtype && a.shape.join() === b.shape.join() && Buffer.compare(a.data, b.data) === 0;
+}

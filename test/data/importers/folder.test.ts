@@ -1,0 +1,150 @@
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { UserError } from '../../../src/errors.js';
+import { parseCsv } from '../../../src/data/importers/csv.js';
+import { readFolder, readList, type ImportProblem } from '../../../src/data/importers/folder.js';
+import type { ImageTextPair } from '../../../src/data/pairs.js';
+
+let folder = '';
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'import-'));
+});
+afterEach(() => rm(folder, { recursive: true }));
+
+const write = async (files: Record<string, string>) => {
+  for (const [name, text] of Object.entries(files)) {
+    await mkdir(join(folder, name, '..'), { recursive: true });
+    await writeFile(join(folder, name), text);
+  }
+};
+
+async function collect(
+  read: typeof readFolder,
+  path: string,
+): Promise<{ pairs: ImageTextPair[]; problems: ImportProblem[] }> {
+  const pairs: ImageTextPair[] = [];
+  const problems: ImportProblem[] = [];
+  for await (const pair of read(path, { onProblem: (problem) => problems.push(problem) })) pairs.push(pair);
+  return { pairs, problems };
+}
+
+const shown = (pairs: ImageTextPair[]) =>
+  pairs.map(({ id, image, caption }) => [id, Buffer.from(image).toString(), caption]);
+
+describe('readFolder', () => {
+  it('pairs each image with the text of its name, in name order, bytes as they are', async () => {
+    await write({
+      'b.JPG': 'bytes b',
+      'b.txt': ' a cat \n',
+      'a.png': 'bytes a',
+      'a.txt': 'a dog',
+      'sub/c.webp': 'bytes c',
+      'sub/c.txt': 'A Fox',
+    });
+    const { pairs, problems } = await collect(readFolder, folder);
+    expect(shown(pairs)).toEqual([
+      ['a', 'bytes a', 'a dog'],
+      ['b', 'bytes b', 'a cat'],
+      ['sub/c', 'bytes c', 'A Fox'],
+    ]);
+    expect(problems).toEqual([]);
+  });
+
+  it('tells of an image without text, with an empty text, and of an empty image, and goes on', async () => {
+    await write({
+      'a.jpg': 'x',
+      'b.jpg': 'x',
+      'b.txt': ' \n',
+      'c.jpg': '',
+      'c.txt': 'c',
+      'd.jpg': 'x',
+      'd.txt': 'd',
+      'notes.md': '',
+    });
+    const { pairs, problems } = await collect(readFolder, folder);
+    expect(pairs.map(({ id }) => id)).toEqual(['d']);
+    expect(problems).toEqual([
+      { where: join(folder, 'a.jpg'), reason: 'no a.txt beside the image' },
+      { where: join(folder, 'b.jpg'), reason: 'caption is empty' },
+      { where: join(folder, 'c.jpg'), reason: 'the image is empty' },
+    ]);
+  });
+
+  it('a folder that is not there is a user error', async () => {
+    await expect(collect(readFolder, join(folder, 'gone'))).rejects.toThrow(UserError);
+  });
+});
+
+describe('readList', () => {
+  it('reads JSON lines, with paths relative to the list', async () => {
+    await write({
+      'data/list.jsonl': [
+        '{"image":"i/a.jpg","caption":"A"}',
+        '',
+        '{"image":"i/a.jpg","caption":"B","id":7}',
+        '{"image":"i/none.jpg","caption":"C"}',
+        '{"image":"i/a.jpg","caption":""}',
+        '{"caption":"D"}',
+        '{broken',
+        '[1]',
+      ].join('\n'),
+      'data/i/a.jpg': 'bytes',
+    });
+    const list = join(folder, 'data/list.jsonl');
+    const { pairs, problems } = await collect(readList, list);
+    expect(shown(pairs)).toEqual([
+      ['i/a.jpg', 'bytes', 'A'],
+      ['7', 'bytes', 'B'],
+    ]);
+    expect(problems).toEqual([
+      { where: `${list}:4`, reason: `cannot read the image ${join(folder, 'data/i/none.jpg')}` },
+      { where: `${list}:5`, reason: 'caption is empty' },
+      { where: `${list}:6`, reason: 'no image named' },
+      { where: `${list}:7`, reason: 'not a JSON object' },
+      { where: `${list}:8`, reason: 'not a JSON object' },
+    ]);
+  });
+
+  it.each([
+    ['list.csv', 'id,Image,caption\n1,a.jpg,"Hello, ""you"""\n2,b.jpg,x\n'],
+    ['list.tsv', 'id\tImage\tcaption\r\n1\ta.jpg\tHello, "you"\r\n2\tb.jpg\tx'],
+  ])('reads %s by its header', async (name, text) => {
+    await write({ [name]: text, 'a.jpg': 'A' });
+    const { pairs, problems } = await collect(readList, join(folder, name));
+    expect(shown(pairs)).toEqual([['1', 'A', 'Hello, "you"']]);
+    expect(problems).toEqual([
+      { where: `${join(folder, name)}:3`, reason: `cannot read the image ${join(folder, 'b.jpg')}` },
+    ]);
+  });
+
+  it.each([
+    [
+      'list.csv',
+      'file,text\na,b',
+      /the first line must name the columns image and caption, got "file, text"/,
+    ],
+    ['list.csv', 'image,caption\na,"b', /a quote must be closed, got none after line 2/],
+    ['list.csv', '', /the first line must name the columns/],
+    ['list.txt', 'a', /a list must be \.jsonl, \.csv or \.tsv/],
+  ])('refuses %s with the text %j', async (name, text, message) => {
+    await write({ [name]: text });
+    await expect(collect(readList, join(folder, name))).rejects.toThrow(message);
+    await expect(collect(readList, join(folder, name))).rejects.toThrow(UserError);
+  });
+});
+
+describe('parseCsv', () => {
+  const fields = (text: string) => parseCsv(text, ',').map((row) => row.fields);
+
+  it('knows quotes, doubled quotes, separators and line breaks within, empty fields and blank lines', () => {
+    expect(fields('a,b\n"x,""y""\nz",\n\n,q\r\n"",w')).toEqual([['a', 'b'], ['x,"y"\nz', ''], ['', 'q'], ['', 'w']]); // prettier-ignore
+    expect(fields('\ufeffa,b')).toEqual([['a', 'b']]);
+    expect(fields('a,')).toEqual([['a', '']]);
+  });
+
+  it('numbers rows by the line they begin on', () => {
+    expect(parseCsv('h\n"two\nlines"\nlast', ',').map(({ line }) => line)).toEqual([1, 2, 4]);
+  });
+});

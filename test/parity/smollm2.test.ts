@@ -1,0 +1,210 @@
+/**
+ * SmolLM2-135M-Instruct as our graph computes it against PyTorch (scripts/fixtures/models.py): losses, logits, greedy
+ * text, the projection's gradient, in float32 and bfloat16. Needs `minigpt4 setup`.
+ */
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { openHuggingFaceFolder, type HuggingFaceFolder } from '../../src/model/huggingface.js';
+import { LanguageModel, type MicroBatch } from '../../src/model/languageModel.js';
+import { llamaConfig } from '../../src/model/llama.js';
+import type { Projection } from '../../src/model/projection.js';
+import { layOut } from '../../src/model/sequence.js';
+import { modelFolder } from '../../src/setup/models.js';
+import { TensorFlow } from '../../src/tensorflow/session.js';
+import { cosine, dot, largest, largestDifference, relativeDifference } from '../helpers/compare.js';
+import { readFixture, readTensors } from '../helpers/fixtures.js';
+
+interface TextFixture {
+  readonly ids: readonly number[];
+  readonly loss: number;
+  readonly tokenLosses: readonly number[];
+  readonly logits: { readonly positions: readonly number[]; readonly vocabulary: readonly number[] };
+  readonly argmax: readonly number[];
+  readonly logitNorms: readonly number[];
+  readonly chat: { readonly ids: readonly number[]; readonly greedyIds: readonly number[] };
+}
+
+interface GradientFixture {
+  readonly kernelChecks: readonly (readonly [d: number, c: number, value: number])[];
+  readonly bos: number;
+  readonly captions: readonly { readonly ids: readonly number[] }[];
+  readonly targetTokens: number;
+  readonly loss64: number;
+  readonly captionLossSums64: readonly number[];
+}
+
+const [Q, C, D] = [5, 384, 576];
+const text = await readFixture<TextFixture>('models/smollm2.json');
+const { logits: someLogits } = await readTensors<'logits'>('models/smollm2-logits.safetensors');
+const gradient = await readFixture<GradientFixture>('models/projection-gradient.json');
+const gradientTensors = await readTensors<'features' | 'soft' | 'dKernelAt64' | 'dBias64'>(
+  'models/projection-gradient.safetensors',
+);
+
+/** W[d, c] and b[d] by the fixture's formulas. */
+const projection: Projection = {
+  options: { standardise: false, layerNorm: true },
+  inputSize: C,
+  outputSize: D,
+  weight: Float32Array.from({ length: D * C }, (_, i) => {
+    const [d, c] = [Math.floor(i / C), i % C];
+    return 0.007 * Math.sin(0.37 * d + 1.91 * c + ((0.1 * d * c) % 7));
+  }),
+  bias: Float32Array.from({ length: D }, (_, d) => 0.002 * Math.cos(0.7 * d)),
+};
+
+/** The text alone; the last row predicts what follows it, and its target (0) is not looked at. */
+const textBatch: MicroBatch = {
+  features: { shape: [1, 1, C], data: new Float32Array(C) },
+  sequence: layOut(
+    [{ prefix: [{ kind: 'text', ids: text.ids.slice(0, 1) }], target: [...text.ids.slice(1), 0] }],
+    1,
+  ),
+};
+
+/** BOS, 5 soft tokens, caption. */
+const captionBatch: MicroBatch = {
+  features: { shape: [gradient.captions.length, Q, C], data: gradientTensors.features },
+  sequence: layOut(
+    gradient.captions.map(({ ids }) => ({
+      prefix: [{ kind: 'text', ids: [gradient.bos] }, { kind: 'image' }],
+      target: ids,
+    })),
+    Q,
+  ),
+};
+
+let tensorflow: TensorFlow;
+let source: HuggingFaceFolder;
+beforeAll(async () => {
+  source = await openHuggingFaceFolder(await modelFolder('smollm2-135m-instruct'));
+  tensorflow = await TensorFlow.open();
+});
+afterAll(async () => {
+  await source.close();
+  await tensorflow.close();
+});
+
+function open(precision: 'float32' | 'bfloat16'): Promise<LanguageModel> {
+  const spec = {
+    llama: llamaConfig(source.config),
+    featureSize: C,
+    projection: projection.options,
+    precision,
+  };
+  return LanguageModel.open(tensorflow, spec, source);
+}
+
+function sumOf(values: ArrayLike<number>): number {
+  return Array.from(values).reduce((sum, value) => sum + value, 0);
+}
+
+/** Logits of the text's positions, row by row. */
+async function textLogits(model: LanguageModel): Promise<Float32Array[]> {
+  const { logits } = await model.inspect(projection, textBatch);
+  const V = logits.shape[1] ?? 0;
+  return text.ids.map((_, s) => Float32Array.from(logits.data.subarray(s * V, (s + 1) * V)));
+}
+
+function argMax(values: Float32Array): number {
+  return values.reduce((best, value, i) => (value > (values[best] ?? NaN) ? i : best), 0);
+}
+
+it('the kernel of this test is the script’s', () => {
+  for (const [d, c, value] of gradient.kernelChecks)
+    expect(projection.weight[d * C + c]).toBeCloseTo(value, 8);
+});
+
+describe('float32', () => {
+  let model: LanguageModel;
+  beforeAll(async () => {
+    model = await open('float32');
+  });
+  afterAll(() => model.close());
+
+  it('the loss of every token of a text is PyTorch’s', async () => {
+    const losses = (await model.losses(projection, textBatch)).subarray(0, -1);
+    // Losses are up to 14 nats; float32 through 30 layers leaves about 1e-4 of a logit
+    expect(largestDifference(losses, text.tokenLosses)).toBeLessThan(1e-3);
+    expect(Math.abs(sumOf(losses) / losses.length - text.loss)).toBeLessThan(1e-4);
+  });
+
+  it('the logits are PyTorch’s', async () => {
+    const rows = await textLogits(model);
+    const { positions, vocabulary } = text.logits;
+    const chosen = positions.flatMap((s) => vocabulary.map((v) => rows[s]?.[v] ?? NaN));
+    expect(largestDifference(chosen, someLogits)).toBeLessThan(1e-3); // of values up to about 20
+    expect(rows.map(argMax)).toEqual(text.argmax);
+    expect(
+      relativeDifference(
+        rows.map((row) => Math.sqrt(dot(row, row))),
+        text.logitNorms,
+      ),
+    ).toBeLessThan(1e-5);
+  });
+
+  it('the greedy continuation of a chat is PyTorch’s, token by token', async () => {
+    const { ids, greedyIds } = text.chat;
+    const sequence = layOut([{ prefix: [{ kind: 'text', ids }], target: [0] }], 1);
+    let state = await model.prefill(projection, { ...textBatch, sequence }, 'next');
+    const got = [state.output.data[0] ?? NaN];
+    while (got.length < greedyIds.length) {
+      state = await model.decode(state.cache, Int32Array.from(got.slice(-1)), 'next');
+      got.push(state.output.data[0] ?? NaN);
+    }
+    await model.release(state.cache);
+    expect(got).toEqual(greedyIds);
+  });
+
+  it('soft prompts, losses and the projection’s gradient are PyTorch’s in float64', async () => {
+    const { softPrompt, losses } = await model.inspect(projection, captionBatch);
+    expect(relativeDifference(softPrompt.data, gradientTensors.soft)).toBeLessThan(2e-6);
+    let from = 0;
+    const sums = captionBatch.sequence.targetCounts.map((count) =>
+      sumOf(losses.data.slice(from, (from += count))),
+    );
+    expect(relativeDifference(sums, gradient.captionLossSums64)).toBeLessThan(1e-5);
+
+    const { lossSum, targetTokens, dWeight, dBias } = await model.lossAndGradients(projection, captionBatch);
+    expect(targetTokens).toBe(gradient.targetTokens);
+    expect(Math.abs(lossSum / targetTokens / gradient.loss64 - 1)).toBeLessThan(1e-5);
+    const { dKernelAt64, dBias64 } = gradientTensors;
+    const scaled = (values: ArrayLike<number>): number[] =>
+      Array.from(values, (value) => value / targetTokens);
+    const at = scaled(dKernelAt64.map((_, i) => dWeight[(55_291 * i + 17) % (D * C)] ?? NaN));
+    // Of the largest value of the whole gradient. PyTorch's own float32 is 3.2e-5 (weight) and 2.1e-5 (bias) off.
+    expect(largestDifference(at, dKernelAt64) / (largest(dWeight) / targetTokens)).toBeLessThan(5e-5);
+    expect(relativeDifference(scaled(dBias), dBias64)).toBeLessThan(5e-5);
+  });
+});
+
+describe('bfloat16', () => {
+  let model: LanguageModel;
+  beforeAll(async () => {
+    model = await open('bfloat16');
+  });
+  afterAll(() => model.close());
+
+  it('the loss of a text is within 1 % of PyTorch’s float32', async () => {
+    const losses = (await model.losses(projection, textBatch)).subarray(0, -1);
+    expect(Math.abs(sumOf(losses) / losses.length / text.loss - 1)).toBeLessThan(0.01);
+  });
+
+  it('the projection’s gradient points where PyTorch’s float64 one points', async () => {
+    const { dWeight, dBias } = await model.lossAndGradients(projection, captionBatch);
+    const { dKernelAt64, dBias64 } = gradientTensors;
+    const at = dKernelAt64.map((_, i) => dWeight[(55_291 * i + 17) % (D * C)] ?? NaN);
+    expect(cosine(at, dKernelAt64)).toBeGreaterThanOrEqual(0.999);
+    expect(cosine(dBias, dBias64)).toBeGreaterThanOrEqual(0.999);
+  });
+
+  it('the frozen weights are the same before and after training-like runs', async () => {
+    const [before, tensors] = [await model.session.fingerprint(), await tensorflow.tensorCount()];
+    const moving = { ...projection, weight: projection.weight.slice() };
+    for (let step = 0; step < 3; step++) {
+      const { dWeight } = await model.lossAndGradients(moving, captionBatch);
+      dWeight.forEach((d, i) => (moving.weight[i] = (moving.weight[i] ?? 0) - 1e-5 * d));
+    }
+    expect(await model.session.fingerprint()).toBe(before);
+    expect(await tensorflow.tensorCount()).toBe(tensors);
+  });
+});
