@@ -35,4 +35,6 @@ for (const dtype of Object.keys(TYPE)) {
   const got = product(dtype);
   if (got !== '19,22,43,50') throw new Error(`a ${dtype} MatMul must give 19,22,43,50, got ${got}`);
 }
-console.log(JSON.stringify({ version: binding.TF_Version, device: backend.isUsingGpuDevice ? 'GPU' : 'CPU' }));
+console.log(
+  JSON.stringify({ version: binding.TF_Version, device: backend.isUsingGpuDevice ? 'GPU' : 'CPU' }),
+);

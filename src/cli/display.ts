@@ -5,6 +5,7 @@ import { Progress, type ProgressStream } from '../train/progress.js';
 /** Progress lines for tasks that follow one another. Whoever made it calls `stop`. */
 export class Display {
   #task = '';
+  #shown = '';
   #progress: Progress | undefined;
 
   constructor(private readonly stream: ProgressStream = process.stderr) {}
@@ -22,7 +23,9 @@ export class Display {
       this.#task = task;
       this.#progress = new Progress({ label: task, total, done, stream: this.stream });
     }
-    this.#progress?.update(done, note);
+    const state = `${done} ${total} ${note}`;
+    if (state !== this.#shown) this.#progress?.update(done, note); // bytes by the chunk are the same megabyte many times
+    this.#shown = state;
   }
 
   /** A part that is being loaded, share 0…1. */
@@ -33,7 +36,7 @@ export class Display {
   /** A report of set-up: counted where it has bytes, a line where it has not. */
   setup({ task, doneBytes, totalBytes }: SetupProgress): void {
     if (doneBytes !== undefined && totalBytes !== undefined) {
-      this.show(task, Math.round(doneBytes / 1e6), Math.max(1, Math.round(totalBytes / 1e6)), 'MB');
+      this.show(`${task}, MB`, Math.round(doneBytes / 1e6), Math.max(1, Math.round(totalBytes / 1e6)));
     } else if (task !== this.#task) {
       this.stop();
       this.#task = task;
@@ -46,5 +49,6 @@ export class Display {
     this.#progress?.stop();
     this.#progress = undefined;
     this.#task = '';
+    this.#shown = '';
   }
 }

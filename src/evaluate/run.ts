@@ -57,7 +57,7 @@ export async function runEvaluation(
   const store = await openStore(config, model);
   try {
     const projection = await loadProjection(from, config, model);
-    const features = featureReader(model.encoder, store);
+    const features = featureReader(model.encoder, store, { workers: config.data.workers });
     const prompter = new Prompter(model.tokenizer, config.prompt);
     const heldOut = await readHeldOut(config, features, prompter, (done, total) =>
       events.progress?.('encoding', done, total),

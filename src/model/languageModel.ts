@@ -77,12 +77,16 @@ function addSequenceEntry(graph: Graph, llama: Llama, C: number, options: Projec
   const parameters = projectionInputs(graph, [C, D]);
   const tokens = graph.placeholder('tokens', 'int32', ['K']);
   const layout = graph.placeholder('layout', 'int32', ['B', 'S']);
+  const positions = graph.placeholder('positions', 'int32', ['M']);
+  const places = graph.placeholder('places', 'int32', ['B', 'S']);
   const targetRows = graph.placeholder('targetRows', 'int32', ['N']);
   const targetIds = graph.placeholder('targetIds', 'int32', ['N']);
   const softPrompt = project(features, parameters, options); // [B, Q, D]
   const pool = concat([flattenRows(softPrompt), llama.embed(tokens)], 0); // [B·Q + K, D]
-  const { hidden, caches } = llama.forward(gather(pool, layout)); // [B, S, D]
-  const logits = llama.logits(gather(flattenRows(hidden), targetRows)); // [N, V]
+  const flat = (grid: GraphTensor): GraphTensor => reshape(grid, ['B*S']);
+  const embeddings = gather(pool, gather(flat(layout), positions)); // [M, D]
+  const { hidden, caches } = llama.forwardPacked(embeddings, { positions, places });
+  const logits = llama.logits(gather(hidden, gather(flat(places), targetRows))); // [N, V]
   const losses = crossEntropy(logits, targetIds); // [N]
   const lossSum = sum(losses, [0]);
   const [dWeight, dBias] = gradients(lossSum, [parameters.weight, parameters.bias]) as [
@@ -90,7 +94,7 @@ function addSequenceEntry(graph: Graph, llama: Llama, C: number, options: Projec
     GraphTensor,
   ]; // as wanted
   graph.entryPoint('sequence', {
-    inputs: { features, ...parameters, tokens, layout, targetRows, targetIds },
+    inputs: { features, ...parameters, tokens, layout, positions, places, targetRows, targetIds },
     outputs: {
       softPrompt,
       logits,
@@ -258,6 +262,8 @@ function feeds(projection: Projection, { features, sequence }: MicroBatch): Reco
     ...projectionFeeds(projection),
     tokens: vector(sequence.tokens),
     layout: { shape: [B ?? 0, sequence.length], data: sequence.layout },
+    positions: vector(sequence.positions),
+    places: { shape: [B ?? 0, sequence.length], data: sequence.places },
     targetRows: vector(sequence.targetRows),
     targetIds: vector(sequence.targetIds),
   };

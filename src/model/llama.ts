@@ -47,6 +47,14 @@ export interface LlamaConfig {
   readonly maxPositions: number;
 }
 
+/** Right-padded sequences whose padding the linear layers skip. */
+export interface Packing {
+  /** int32[M]: flat positions b·S + s that hold a token. */
+  readonly positions: GraphTensor;
+  /** int32[B, S]: row of the packed activations at each position; any row for padding. */
+  readonly places: GraphTensor;
+}
+
 /** Keys and values of one layer, [B, kvHeads, S, headWidth]. */
 export interface LayerCache {
   readonly key: GraphTensor;
@@ -120,25 +128,48 @@ export class Llama {
   }
 
   /**
-   * Runs all blocks and the final norm.
+   * Runs all blocks and the final norm on whole sequences after a cached past.
    *
    * @param x float32[B, S, D]
    * @param past the caches of the tokens before, [B, kvHeads, P, headWidth] in `precision`; B may be 1 and is then shared
    * @returns hidden float32[B, S, D], and the caches with these tokens appended
    */
   forward(x: GraphTensor, past?: readonly LayerCache[]): { hidden: GraphTensor; caches: LayerCache[] } {
-    const S = only(x.shape, 1);
+    return this.#blocks(x, { B: only(x.shape), S: only(x.shape, 1) }, { ...(past && { past }) });
+  }
+
+  /**
+   * Runs all blocks and the final norm on right-padded sequences, computing the tokens only: linear layers see no padding,
+   * attention sees the padded view. Under the causal mask padding on the right reaches no token.
+   *
+   * @param x float32[M, D], the tokens of all sequences
+   * @returns hidden float32[M, D], and the caches in the padded view
+   */
+  forwardPacked(x: GraphTensor, packing: Packing): { hidden: GraphTensor; caches: LayerCache[] } {
+    const { shape } = packing.places;
+    return this.#blocks(x, { B: only(shape), S: only(shape, 1) }, { packing });
+  }
+
+  #blocks(
+    x: GraphTensor,
+    { B, S }: { readonly B: Dim; readonly S: Dim },
+    { past, packing }: { readonly past?: readonly LayerCache[]; readonly packing?: Packing },
+  ): { hidden: GraphTensor; caches: LayerCache[] } {
     const P = past ? only(only(past).key.shape, 2) : 0;
-    const rotary = this.#rotary(x, P, S);
-    const mask = causalMask(x, P, S);
+    const context = {
+      B,
+      S,
+      rotary: this.#rotary(x, P, S),
+      mask: causalMask(x, P, S),
+      ...(packing && { packing }),
+    };
     const caches: LayerCache[] = [];
     let hidden = x;
     for (let i = 0; i < this.config.layers; i++) {
       const attended = this.#attention(
         i,
         rmsNorm(hidden, this.#norm(`layer${i}/norm1`), this.config.rmsNormEps),
-        rotary,
-        mask,
+        context,
         past?.[i],
       );
       caches.push(attended.cache);
@@ -160,13 +191,12 @@ export class Llama {
   #attention(
     i: number,
     x: GraphTensor,
-    rotary: Rotary,
-    mask: GraphTensor,
+    { B, S, rotary, mask, packing }: AttentionContext,
     past?: LayerCache,
   ): { out: GraphTensor; cache: LayerCache } {
     const { hiddenSize: D, heads: H, kvHeads: K, headWidth: W } = this.config;
-    const [B, S] = [only(x.shape), only(x.shape, 1)];
-    const qkv = linear(x, this.graph.variable(`layer${i}/qkv`, this.precision, [(H + 2 * K) * W, D])); // [B, S, (H+2K)W]
+    const tokens = linear(x, this.graph.variable(`layer${i}/qkv`, this.precision, [(H + 2 * K) * W, D]));
+    const qkv = packing ? gather(tokens, packing.places) : tokens; // [B, S, (H+2K)W]
     const [q, k, v] = splitLast(qkv, [H * W, K * W, K * W]) as [GraphTensor, GraphTensor, GraphTensor]; // three widths, three parts
     const query = rotate(transpose(splitHeads(q, H, W), [0, 2, 1, 3]), rotary); // [B, H, S, W]
     const key = this.#append(past?.key, rotate(transpose(splitHeads(k, K, W), [0, 2, 1, 3]), rotary), B); // [B, K, P+S, W]
@@ -183,8 +213,11 @@ export class Llama {
     const weights = softmax(add(reshape(scores, [B, K, G, S, T]), mask)); // [B, K, G, S, T]
     const mixed = batchProduct(reshape(weights, [B, K, rows, T]), value, this.precision); // [B, K, G·S, W]
     const joined = reshape(transpose(reshape(mixed, [B, H, S, W]), [0, 2, 1, 3]), [B, S, H * W]);
+    const rowsOut = packing
+      ? gather(reshape(joined, [multiplyDims(B, S), H * W]), packing.positions) // [M, H·W]
+      : joined;
     return {
-      out: linear(joined, this.graph.variable(`layer${i}/out`, this.precision, [D, H * W])),
+      out: linear(rowsOut, this.graph.variable(`layer${i}/out`, this.precision, [D, H * W])),
       cache: { key, value },
     };
   }
@@ -238,6 +271,15 @@ export class Llama {
       { variable: `layer${i}/down`, sources: [`${from}.mlp.down_proj.weight`] },
     ];
   }
+}
+
+/** What the attention of every layer shares. */
+interface AttentionContext {
+  readonly B: Dim;
+  readonly S: Dim;
+  readonly rotary: Rotary;
+  readonly mask: GraphTensor;
+  readonly packing?: Packing;
 }
 
 interface Rotary {

@@ -20,6 +20,10 @@ export interface SequenceBatch {
   readonly tokens: Int32Array;
   /** int32[B, S]: row of the pool [soft tokens B·Q; text tokens K] at each position; padding points to the first text token. */
   readonly layout: Int32Array;
+  /** int32[M]: flat positions b·S + s that hold a token, in order: all that the linear layers compute. */
+  readonly positions: Int32Array;
+  /** int32[B, S]: index into `positions` of each position; 0 for padding, which nothing reads. */
+  readonly places: Int32Array;
   /** int32[N]: flat position b·S + s whose next token is a target. */
   readonly targetRows: Int32Array;
   /** int32[N]: the target tokens, sample after sample. */
@@ -48,12 +52,18 @@ export function layOut(examples: readonly Example[], queries: number): SequenceB
   const targetRows: number[] = [];
   const firstToken = examples.length * queries;
   const layout = new Int32Array(examples.length * S).fill(firstToken);
+  const places = new Int32Array(examples.length * S);
+  const positions: number[] = [];
   examples.forEach((example, b) => {
     let at = b * S;
     for (const segment of [...example.prefix, { kind: 'text' as const, ids: example.target.slice(0, -1) }]) {
       const count = segment.kind === 'image' ? queries : segment.ids.length;
       const from = segment.kind === 'image' ? b * queries : firstToken + tokens.length;
-      for (let i = 0; i < count; i++) layout[at++] = from + i;
+      for (let i = 0; i < count; i++) {
+        places[at] = positions.length;
+        positions.push(at);
+        layout[at++] = from + i;
+      }
       if (segment.kind === 'text') tokens.push(...segment.ids);
     }
     const first = b * S + prefixLength(example.prefix, queries) - 1;
@@ -64,6 +74,8 @@ export function layOut(examples: readonly Example[], queries: number): SequenceB
   return {
     tokens: Int32Array.from(tokens.length ? tokens : [0]),
     layout,
+    positions: Int32Array.from(positions),
+    places,
     targetRows: Int32Array.from(targetRows),
     targetIds: Int32Array.from(examples.flatMap((example) => example.target)),
     targetCounts: examples.map((example) => example.target.length),

@@ -15,7 +15,8 @@ import { isMissing } from './disk.js';
 import { modelFolder, SMOLLM2, VIT_FOCUS } from './models.js';
 import { findNpm } from './npm.js';
 import { findPip } from './pip.js';
-import { detectDevice, readRuntime, requirePlatform } from './runtime.js';
+import { detectDevice, requirePlatform } from './platform.js';
+import { readRuntime } from './runtime.js';
 
 /** One fact of the report. */
 export interface Fact {

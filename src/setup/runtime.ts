@@ -19,6 +19,7 @@ import { withLock } from './lock.js';
 import { findNpm, npmCi } from './npm.js';
 import { downloadWheel, findPip, type Wheel } from './pip.js';
 import { runCommand } from './process.js';
+import { detectDevice, hasAvx, requirePlatform } from './platform.js';
 import { silent, type OnProgress } from './progress.js';
 import { RUNTIME_BUILDS, RUNTIME_VERSIONS } from './tensorflowWheels.js';
 import { extractWheel } from './wheel.js';
@@ -98,30 +99,9 @@ export async function readRuntime({
   return marker;
 }
 
-/** `gpu` where an NVIDIA driver is loaded, else `cpu`. */
-export function detectDevice(): 'cpu' | 'gpu' {
-  return existsSync('/proc/driver/nvidia/version') || existsSync('/dev/nvidiactl') ? 'gpu' : 'cpu';
-}
-
 /** The package's own `runtime` folder, beside `src` and `dist` alike. */
 export function recipeFolder(): string {
   return fileURLToPath(new URL('../../runtime/', import.meta.url));
-}
-
-/** @throws UserError where TensorFlow's wheels do not run */
-export function requirePlatform(): void {
-  const { platform, arch } = process;
-  if (platform !== 'linux' || arch !== 'x64') {
-    throw new UserError(
-      `setup: runs on Linux x64 only so far, got ${platform} ${arch} (use such a machine, a virtual one or a container)`,
-    );
-  }
-  const [major = 0, minor = 0] = glibcVersion().split('.').map(Number);
-  if (major < 2 || (major === 2 && minor < 27)) {
-    throw new UserError(
-      `setup: TensorFlow needs glibc 2.27 or newer, got ${glibcVersion() || 'none'} (Alpine has musl instead: use a Debian, Ubuntu or Fedora image)`,
-    );
-  }
 }
 
 async function makeRuntime(
@@ -288,15 +268,4 @@ async function readMarker(path: string): Promise<RuntimeMarker | undefined> {
 async function makeExecutable(folder: string): Promise<void> {
   if (!existsSync(folder)) return;
   for (const name of await readdir(folder)) await chmod(join(folder, name), 0o755); // zip members come without modes
-}
-
-/** `2.36`; empty where the C library is another (musl). */
-function glibcVersion(): string {
-  // The border: Node types its report as `object`
-  const { header } = process.report.getReport() as unknown as { header: { glibcVersionRuntime?: string } };
-  return header.glibcVersionRuntime ?? '';
-}
-
-async function hasAvx(): Promise<boolean> {
-  return /\bavx\b/.test(await readFile('/proc/cpuinfo', 'utf8').catch(() => 'avx')); // unknown: do not blame the CPU
 }

@@ -87,7 +87,10 @@ export async function openTraining(
       maxBadFraction: config.data.maxBadFraction,
       keepThroughStep: run.checkpoint?.step ?? -1,
     });
-    const features = featureReader(model.encoder, store, FLUSH_EVERY);
+    const features = featureReader(model.encoder, store, {
+      workers: config.data.workers,
+      flushEvery: FLUSH_EVERY,
+    });
     const samples = new Samples(
       sources,
       features,
@@ -96,7 +99,9 @@ export async function openTraining(
       ledger,
     );
     announce(config, model, run, events);
-    const projection = await startProjection(config, model, samples, run.checkpoint);
+    const projection = await startProjection(config, model, samples, run.checkpoint, (done) =>
+      events.loading?.('features of the training images', done),
+    );
     return new Training(config, run, model, samples, projection, store);
   } catch (error) {
     for (const close of closers) await close();

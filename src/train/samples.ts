@@ -4,6 +4,7 @@
  * the next good one, the same one in every run.
  */
 import { createHash } from 'node:crypto';
+import pLimit from 'p-limit';
 import type { Config } from '../config/schema.js';
 import { cleanCaption } from '../data/captions.js';
 import type { FeatureStore } from '../data/featureStore.js';
@@ -57,22 +58,25 @@ export async function openSources({ data, train }: Config): Promise<SampleSource
  * Features through the encoder, kept in the store under the hash of the image's bytes.
  *
  * @param store undefined = the encoder runs each time
- * @param flushEvery newly encoded images after which the store is written to disk
+ * @param options.workers images decoded at the same time
+ * @param options.flushEvery newly encoded images after which the store is written to disk
  */
 export function featureReader(
   encoder: Encoder,
   store: FeatureStore | undefined,
-  flushEvery = Infinity,
+  { workers, flushEvery = Infinity }: { readonly workers: number; readonly flushEvery?: number },
 ): FeatureReader {
+  const decoding = pLimit(workers);
   let unsaved = 0;
   const { imageSize: size, imageMean: mean, imageStd: std } = encoder.spec.vit;
   const transform: ImageTransform = { size, mean, std };
   return async ({ image }) => {
-    if (!store) return encoder.encode(await preprocess(image, transform));
+    const decode = (): Promise<Float32Array> => decoding(() => preprocess(image, transform));
+    if (!store) return encoder.encode(await decode());
     const key = createHash('sha256').update(image).digest('hex');
     const known = store.get(key);
     if (known) return known;
-    const features = await encoder.encode(await preprocess(image, transform));
+    const features = await encoder.encode(await decode());
     store.put(key, features);
     unsaved += 1;
     if (unsaved >= flushEvery) {

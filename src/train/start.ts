@@ -11,14 +11,18 @@ import {
   type Projection,
 } from '../model/projection.js';
 import { findProjection, readTensors, type Checkpoint } from './checkpoint.js';
+import { prefetch } from './prefetch.js';
 import type { Samples } from './samples.js';
 
 /** Samples over which the feature statistics are taken: the first ones of the training order. */
 const STATISTICS_SAMPLES = 2048;
+/** Samples under way at once, so that decoding goes on while the encoder computes. */
+const DECODED_AHEAD = 8;
 
 /**
  * The run's own checkpoint, else the named stage-1 projection, else fresh weights.
  *
+ * @param onProgress share of the training images encoded for their statistics, 0…1
  * @throws UserError if the checkpoint belongs to another encoder or LLM
  */
 export async function startProjection(
@@ -26,6 +30,7 @@ export async function startProjection(
   model: MiniGpt4,
   samples: Samples,
   checkpoint: Checkpoint | undefined,
+  onProgress?: (done: number) => void,
 ): Promise<Projection> {
   const sizes = projectionSizes(model);
   const { standardise, layerNorm, init, initialScale } = config.model.projection;
@@ -35,7 +40,7 @@ export async function startProjection(
     return projectionFromTensors(checkpoint.projection, sizes, options, checkpoint.folder);
   }
   if (config.train.initFrom) return loadProjection(config.train.initFrom, config, model);
-  const statistics = standardise ? await trainingStatistics(samples, sizes[0]) : undefined;
+  const statistics = standardise ? await trainingStatistics(samples, sizes[0], onProgress) : undefined;
   const start =
     init === 'torch' ? { kind: init } : { kind: init, rms: model.embeddingRms, scale: initialScale };
   return initialProjection(sizes, options, start, deviates(config.run.seed), statistics);
@@ -58,11 +63,17 @@ export function projectionSizes({ encoder, language }: MiniGpt4): readonly [numb
   return [encoder.featureShape[1], language.spec.llama.hiddenSize];
 }
 
-async function trainingStatistics(samples: Samples, C: number): Promise<FeatureStatistics> {
+async function trainingStatistics(
+  samples: Samples,
+  C: number,
+  onProgress: (done: number) => void = () => undefined,
+): Promise<FeatureStatistics> {
   const count = Math.min(samples.rows, STATISTICS_SAMPLES);
   const features: Float32Array[] = [];
-  for (let position = 0; position < count; position++)
-    features.push((await samples.at(position, 0)).features);
+  for await (const sample of prefetch(0, count, DECODED_AHEAD, (position) => samples.at(position, 0))) {
+    features.push(sample.features);
+    onProgress(features.length / count);
+  }
   return featureStatistics(features, C);
 }
 

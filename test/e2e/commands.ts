@@ -26,19 +26,30 @@ export interface Running {
 }
 
 /** Starts a command. */
-export function start(command: string, args: readonly string[], options: { cwd?: string; env?: NodeJS.ProcessEnv } = {}): Running {
+export function start(
+  command: string,
+  args: readonly string[],
+  options: { cwd?: string; env?: NodeJS.ProcessEnv } = {},
+): Running {
   const begun = performance.now();
-  const child = spawn(command, args, { cwd: options.cwd ?? ROOT, env: options.env ?? process.env, stdio: ['ignore', 'pipe', 'pipe'] });
+  const child = spawn(command, args, {
+    cwd: options.cwd ?? ROOT,
+    env: options.env ?? process.env,
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
   let [stdout, stderr] = ['', ''];
   const waiting: { text: string | RegExp; resolve: () => void }[] = [];
   const check = (): void => {
-    for (const { text, resolve } of waiting) if (typeof text === 'string' ? (stdout + stderr).includes(text) : text.test(stdout + stderr)) resolve();
+    for (const { text, resolve } of waiting)
+      if (typeof text === 'string' ? (stdout + stderr).includes(text) : text.test(stdout + stderr)) resolve();
   };
   child.stdout.on('data', (data: Buffer) => ((stdout += data.toString()), check()));
   child.stderr.on('data', (data: Buffer) => ((stderr += data.toString()), check()));
   const finished = new Promise<Finished>((resolve, reject) => {
     child.on('error', reject);
-    child.on('close', (code, signal) => resolve({ code, signal, stdout, stderr, seconds: (performance.now() - begun) / 1000 }));
+    child.on('close', (code, signal) =>
+      resolve({ code, signal, stdout, stderr, seconds: (performance.now() - begun) / 1000 }),
+    );
   });
   const said = (text: string | RegExp): Promise<void> =>
     Promise.race([
@@ -51,9 +62,16 @@ export function start(command: string, args: readonly string[], options: { cwd?:
 }
 
 /** Runs a command to its end. @throws with its output unless it ends with `code` */
-export async function run(command: string, args: readonly string[], options: { cwd?: string; env?: NodeJS.ProcessEnv; code?: number } = {}): Promise<Finished> {
+export async function run(
+  command: string,
+  args: readonly string[],
+  options: { cwd?: string; env?: NodeJS.ProcessEnv; code?: number } = {},
+): Promise<Finished> {
   const result = await start(command, args, options).finished;
-  if (result.code !== (options.code ?? 0)) throw new Error(`${command} ${args.join(' ')} ended with ${result.code} ${result.signal ?? ''}:\n${result.stdout}\n${result.stderr}`);
+  if (result.code !== (options.code ?? 0))
+    throw new Error(
+      `${command} ${args.join(' ')} ended with ${result.code} ${result.signal ?? ''}:\n${result.stdout}\n${result.stderr}`,
+    );
   return result;
 }
 

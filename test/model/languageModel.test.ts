@@ -298,20 +298,24 @@ describe('caches', () => {
 });
 
 describe('frozen weights', () => {
-  it('are the same before and after 20 training-like runs, which leave no tensor behind', async () => {
-    const [before, tensors] = [await model.session.fingerprint(), await tensorflow.tensorCount()];
-    const moving = { ...projection, weight: projection.weight.slice(), bias: projection.bias.slice() };
-    const losses: number[] = [];
-    for (let step = 0; step < 20; step++) {
-      const { loss, weight, bias } = meanGradients([await model.lossAndGradients(moving, batch)]);
-      weight.forEach((d, i) => (moving.weight[i] = (moving.weight[i] ?? 0) - 0.02 * d));
-      bias.forEach((d, i) => (moving.bias[i] = (moving.bias[i] ?? 0) - 0.02 * d));
-      losses.push(loss);
-    }
-    expect(losses.at(-1)).toBeLessThan(0.9 * (losses[0] ?? 0)); // it did train
-    expect(await model.session.fingerprint()).toBe(before);
-    expect(await tensorflow.tensorCount()).toBe(tensors);
-  });
+  it.each(['float32', 'bfloat16'] as const)(
+    'in %s are the same before and after 20 training-like runs, which leave no tensor behind',
+    async (precision) => {
+      const one = precision === 'float32' ? model : half;
+      const [before, tensors] = [await one.session.fingerprint(), await tensorflow.tensorCount()];
+      const moving = { ...projection, weight: projection.weight.slice(), bias: projection.bias.slice() };
+      const losses: number[] = [];
+      for (let step = 0; step < 20; step++) {
+        const { loss, weight, bias } = meanGradients([await one.lossAndGradients(moving, batch)]);
+        weight.forEach((d, i) => (moving.weight[i] = (moving.weight[i] ?? 0) - 0.02 * d));
+        bias.forEach((d, i) => (moving.bias[i] = (moving.bias[i] ?? 0) - 0.02 * d));
+        losses.push(loss);
+      }
+      expect(losses.at(-1)).toBeLessThan(0.9 * (losses[0] ?? 0)); // it did train
+      expect(await one.session.fingerprint()).toBe(before);
+      expect(await tensorflow.tensorCount()).toBe(tensors);
+    },
+  );
 });
 
 function argMax(values: ArrayLike<number>): number {

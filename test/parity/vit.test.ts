@@ -48,12 +48,10 @@ async function encode(
     { vit: vitConfig(source.config, H), tokens, ...spec },
     source,
   );
-  const run = await encoder.session.run('encode', { pixels: { shape: [1, 3, H, H], data: pixels } }, [
-    'tokens',
-  ]);
-  const features = await encoder.encode(pixels);
+  const image = { shape: [1, 3, H, H], data: pixels };
+  const run = await encoder.session.run('encode', { pixels: image }, ['tokens', 'features']);
   await encoder.close();
-  return { tokens: Float32Array.from(run.tokens.data), features };
+  return { tokens: Float32Array.from(run.tokens.data), features: Float32Array.from(run.features.data) };
 }
 
 function rowsOf(tokens: Float32Array): number[] {

@@ -46,7 +46,7 @@ interface Rendered {
   readonly description: Description;
 }
 
-const FORMAT = 1; // raise when pictures or texts change, so that old packs are made again
+const FORMAT = 2; // raise when pictures or texts change, so that old packs are made again
 const MAX_VIEWS = 16;
 const CONCURRENCY = 4; // sharp decodes and encodes in its own threads
 const MARKER = 'emoji.json';

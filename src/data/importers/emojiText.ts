@@ -1,9 +1,8 @@
 /**
- * Stage-2 texts of the default set: three sentence templates filled with what is known of an emoji. They are templated,
+ * Stage-2 texts of the default set: a sentence template filled with what is known of an emoji. They are templated,
  * not written by people, and must be called so wherever they appear.
  */
 
-import { createHash } from 'node:crypto';
 import type { Concept } from './emojiConcepts.js';
 
 /** A description and the words in it that depend on the image, as they stand in the text. */
@@ -36,7 +35,9 @@ const CATEGORIES: Readonly<Record<string, string>> = {
 };
 
 /**
- * Describes an emoji. Every text begins with the label in lower case, which is what stage 1 taught the model to say first.
+ * Describes an emoji: `tiger: the image shows a 3D icon in orange and black. Its category is mammal. Related words are …`.
+ * The text begins with the label in lower case, which is what stage 1 taught the model to say first, and has one form:
+ * all that differs between two texts can be seen in the image.
  *
  * @param colors at most two, as `dominantColors` measures them
  */
@@ -44,46 +45,18 @@ export function describe(concept: Concept, colors: readonly string[]): Descripti
   const label = concept.label.toLowerCase();
   const category = categoryOf(concept.subgroup);
   const tags = relatedTags(concept);
+  const sentences = [
+    `${label}: the image shows a 3D icon${colors.length > 0 ? ` in ${join(colors)}` : ''}.`,
+    `Its category is ${category}.`,
+    tags.length > 0 && `Related words are ${join(tags)}.`,
+  ];
   return {
-    text: fill(templateOf(concept), label, colors, category, join(tags)),
+    text: sentences.filter((sentence) => sentence !== false).join(' '),
     label,
     colors,
     category,
     tags,
   };
-}
-
-function templateOf(concept: Concept): number {
-  return parseInt(createHash('sha1').update(concept.hexcode).digest('hex').slice(0, 8), 16) % 3;
-}
-
-function fill(
-  template: number,
-  label: string,
-  colors: readonly string[],
-  category: string,
-  tags: string,
-): string {
-  const tones = join(colors);
-  const isAre = colors.length > 1 ? 's are' : ' is';
-  const sentences = [
-    [
-      `${label}, shown as a 3D icon.`,
-      tones && `The main color${isAre} ${tones}.`,
-      `It belongs to the category ${category}${tags && ` and is related to ${tags}`}.`,
-    ],
-    [
-      `${label}: the picture shows it as a 3D drawing${tones && `, mostly in ${tones}`}.`,
-      `The category is ${category}.`,
-      tags && `Related words are ${tags}.`,
-    ],
-    [
-      `${label} is what this image depicts, a 3D icon from the category ${category}.`,
-      tones && `Its color${isAre} ${tones}.`,
-      tags && `One may also think of ${tags}.`,
-    ],
-  ];
-  return (sentences[template] ?? []).filter((sentence) => sentence !== '').join(' ');
 }
 
 /** `animal-mammal` → `mammal`, `arts-crafts` → `arts and crafts`. */
