@@ -21,14 +21,28 @@ const layerRules = Object.entries(mayImport).map(([layer, allowed]) => ({
       {
         patterns: [...layers, 'cli']
           .filter((other) => other !== layer && !allowed.includes(other))
-          .map((other) => ({ group: [`**/${other}/*`], message: `src/${layer} must not import src/${other}` })),
+          .map((other) => ({
+            group: [`**/${other}/*`],
+            message: `src/${layer} must not import src/${other}`,
+          })),
       },
     ],
   },
 }));
 
 export default tseslint.config(
-  { ignores: ['dist', 'node_modules', 'runs', 'shards', 'coverage', 'test/fixtures', 'runtime'] },
+  {
+    ignores: [
+      'dist',
+      'node_modules',
+      'runs',
+      'shards',
+      'coverage',
+      'test/fixtures',
+      'runtime',
+      '**/*.tmp.ts',
+    ],
+  },
   js.configs.recommended,
   ...tseslint.configs.strictTypeChecked.map((config) => ({ ...config, files: ['**/*.ts'] })),
   {
@@ -49,7 +63,11 @@ export default tseslint.config(
         {
           publicOnly: true,
           require: { FunctionDeclaration: true, ClassDeclaration: true, MethodDefinition: true },
-          contexts: ['TSInterfaceDeclaration', 'TSTypeAliasDeclaration', 'ExportNamedDeclaration > VariableDeclaration'],
+          contexts: [
+            'TSInterfaceDeclaration',
+            'TSTypeAliasDeclaration',
+            'ExportNamedDeclaration > VariableDeclaration',
+          ],
           checkConstructors: false,
         },
       ],

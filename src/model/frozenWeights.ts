@@ -1,7 +1,8 @@
-/** Moves the frozen weights from their files into a session, one variable at a time: no model is held twice in memory. */
+/** Moves the frozen weights from their files into a session, a few at a time: no model is held twice in memory. */
 import { UserError } from '../errors.js';
 import type { DType, HostTensor } from '../tensorflow/dtypes.js';
-import type { Session } from '../tensorflow/session.js';
+import type { Graph } from '../tensorflow/graph.js';
+import { WEIGHT_GROUP_BYTES, type Session } from '../tensorflow/session.js';
 import type { WeightSource } from './weights.js';
 
 /** How one variable of a graph is filled. */
@@ -14,9 +15,9 @@ export interface FrozenWeight {
 }
 
 /**
- * Reads and assigns every weight.
+ * Reads and assigns every weight, in groups of `WEIGHT_GROUP_BYTES`.
  *
- * @param onProgress called after each variable with the share done, 0…1
+ * @param onProgress called after each group with the share done, 0…1
  * @throws UserError if the file lacks a tensor or has it in another shape than the graph
  */
 export async function assignWeights(
@@ -25,20 +26,30 @@ export async function assignWeights(
   weights: readonly FrozenWeight[],
   onProgress?: (done: number) => void,
 ): Promise<void> {
+  let group = new Map<string, HostTensor>();
+  let bytes = 0;
   for (const [index, weight] of weights.entries()) {
-    const parts: HostTensor[] = [];
-    for (const name of weight.sources) parts.push(await source.read(name));
-    const joined = joinRows(weight, parts);
-    const tensor = weight.prepare ? weight.prepare(joined) : joined;
-    const wanted = session.graph.variables.get(weight.variable)?.shape;
-    if (wanted && wanted.join() !== tensor.shape.join()) {
-      throw new UserError(
-        `weights: "${weight.sources.join('", "')}" in ${source.path} must make [${wanted.join(', ')}], got [${tensor.shape.join(', ')}] (does config.json belong to these weights?)`,
-      );
-    }
-    await session.assign(weight.variable, tensor);
+    const tensor = await readWeight(session.graph, source, weight);
+    group.set(weight.variable, tensor);
+    bytes += tensor.data.byteLength;
+    if (bytes < WEIGHT_GROUP_BYTES && index + 1 < weights.length) continue;
+    await session.assignAll(group);
+    group = new Map();
+    bytes = 0;
     onProgress?.((index + 1) / weights.length);
   }
+}
+
+async function readWeight(graph: Graph, source: WeightSource, weight: FrozenWeight): Promise<HostTensor> {
+  const parts: HostTensor[] = [];
+  for (const name of weight.sources) parts.push(await source.read(name));
+  const joined = joinRows(weight, parts);
+  const tensor = weight.prepare ? weight.prepare(joined) : joined;
+  const wanted = graph.variables.get(weight.variable)?.shape;
+  if (!wanted || wanted.join() === tensor.shape.join()) return tensor;
+  throw new UserError(
+    `weights: "${weight.sources.join('", "')}" in ${source.path} must make [${wanted.join(', ')}], got [${tensor.shape.join(', ')}] (does config.json belong to these weights?)`,
+  );
 }
 
 function joinRows(weight: FrozenWeight, parts: readonly HostTensor[]): HostTensor {

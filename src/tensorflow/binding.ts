@@ -74,6 +74,8 @@ export function loadNative(): Native {
 export function loadTensorFlow(threads = 0): Runtime {
   const runtime = requireRuntime();
   if (threads > 0) process.env['TF_NUM_INTRAOP_THREADS'] = String(threads);
+  // The graphs are chains of ops: a second inter-op thread only takes turns with the first (measured 1.4 × slower).
+  process.env['TF_NUM_INTEROP_THREADS'] ??= '1';
   process.env['TF_CPP_MIN_LOG_LEVEL'] ??= '2';
   restoreRemovedUtilities();
   const native = loadNative();

@@ -13,16 +13,18 @@ export interface KeptTensor {
   readonly shape: readonly number[];
 }
 
+/** A value for a variable; it is converted to the variable's dtype inside TensorFlow. */
+export interface Assignment {
+  readonly variable: string;
+  /** The variable's. */
+  readonly dtype: DType;
+  readonly tensor: HostTensor;
+}
+
 /** What the worker can be asked. Tensor names are TensorFlow's, `node:output`. */
 export type Request =
   | { readonly kind: 'load'; readonly folder: string }
-  | {
-      readonly kind: 'assign';
-      readonly session: number;
-      readonly variable: string;
-      readonly dtype: DType;
-      readonly tensor: HostTensor;
-    }
+  | { readonly kind: 'assign'; readonly session: number; readonly weights: readonly Assignment[] }
   | {
       readonly kind: 'run';
       readonly session: number;
@@ -30,7 +32,12 @@ export type Request =
       readonly fetches: readonly { readonly name: string; readonly keep: boolean }[];
     }
   | { readonly kind: 'release'; readonly tensors: readonly number[] }
-  | { readonly kind: 'fingerprint'; readonly session: number; readonly variables: readonly string[] }
+  | {
+      readonly kind: 'fingerprint';
+      readonly session: number;
+      /** Fetched group by group, hashed in this order. */
+      readonly groups: readonly (readonly string[])[];
+    }
   | { readonly kind: 'unload'; readonly session: number }
   | {
       readonly kind: 'matMulRate';

@@ -8,12 +8,15 @@ import { join } from 'node:path';
 import { SHARE_ENV, Worker } from 'node:worker_threads';
 import { formatShape, isName, type Shape } from './dims.js';
 import { BYTES_PER_ELEMENT, elementCount, type HostTensor } from './dtypes.js';
-import type { EntryPoint, Graph, GraphTensor } from './graph.js';
-import type { KeptTensor, Replies, Request, RuntimeFacts, Values } from './protocol.js';
+import type { EntryPoint, Graph, GraphTensor, Variable } from './graph.js';
+import type { Assignment, KeptTensor, Replies, Request, RuntimeFacts, Values } from './protocol.js';
 import { requireRuntime } from './runtimeFolder.js';
 import { encodeSavedModel, tensorName } from './savedModel.js';
 
 export type { KeptTensor, Values } from './protocol.js';
+
+/** Weights that are moved in or out by one run: few runs, and little memory beside the weights themselves. */
+export const WEIGHT_GROUP_BYTES = 2 ** 26;
 
 /** The thread that computes. Close it, or the process does not end. */
 export class TensorFlow {
@@ -114,24 +117,16 @@ export class Session {
    * @throws if the name is no variable, the shape differs or the bytes do not fill it
    */
   async assign(name: string, tensor: HostTensor): Promise<void> {
-    const variable = this.graph.variables.get(name);
-    if (!variable) throw new Error(`session: assign must name a variable, got "${name}"`);
-    if (variable.shape.join() !== tensor.shape.join()) {
-      throw new Error(
-        `session: variable "${name}" is [${variable.shape.join(', ')}], got a tensor [${tensor.shape.join(', ')}]`,
-      );
-    }
-    const { buffer, byteLength } = tensor.data;
-    const needed = elementCount(tensor.shape) * BYTES_PER_ELEMENT[tensor.dtype];
-    if (byteLength !== needed)
-      throw new Error(
-        `session: variable "${name}" needs ${needed} bytes of ${tensor.dtype}, got ${byteLength}`,
-      );
-    const transfer = buffer instanceof ArrayBuffer && byteLength === buffer.byteLength ? [buffer] : [];
-    await this.tensorflow.ask(
-      { kind: 'assign', session: this.id, variable: name, dtype: variable.dtype, tensor },
-      transfer,
+    await this.assignAll(new Map([[name, tensor]]));
+  }
+
+  /** As `assign`, several at once: a run of its own for each costs TensorFlow 80 ms in a large graph. */
+  async assignAll(tensors: ReadonlyMap<string, HostTensor>): Promise<void> {
+    const weights = [...tensors].map(([name, tensor]) => checkedAssignment(this.graph, name, tensor));
+    const buffers = weights.flatMap(({ tensor: { data } }) =>
+      data.buffer instanceof ArrayBuffer && data.byteLength === data.buffer.byteLength ? [data.buffer] : [],
     );
+    await this.tensorflow.ask({ kind: 'assign', session: this.id, weights }, [...new Set(buffers)]);
   }
 
   /**
@@ -188,7 +183,7 @@ export class Session {
     return this.tensorflow.ask({
       kind: 'fingerprint',
       session: this.id,
-      variables: [...this.graph.variables.keys()].sort(),
+      groups: fetchGroups([...this.graph.variables.values()]),
     });
   }
 
@@ -205,6 +200,39 @@ export class Session {
       );
     return entry;
   }
+}
+
+function checkedAssignment(graph: Graph, name: string, tensor: HostTensor): Assignment {
+  const variable = graph.variables.get(name);
+  if (!variable) throw new Error(`session: assign must name a variable, got "${name}"`);
+  if (variable.shape.join() !== tensor.shape.join()) {
+    throw new Error(
+      `session: variable "${name}" is ${formatShape(variable.shape)}, got a tensor ${formatShape(tensor.shape)}`,
+    );
+  }
+  const needed = elementCount(tensor.shape) * BYTES_PER_ELEMENT[tensor.dtype];
+  if (tensor.data.byteLength !== needed) {
+    throw new Error(
+      `session: variable "${name}" needs ${needed} bytes of ${tensor.dtype}, got ${tensor.data.byteLength}`,
+    );
+  }
+  return { variable: name, dtype: variable.dtype, tensor };
+}
+
+/** Names in alphabetical order, in groups of at most `WEIGHT_GROUP_BYTES` of float32, or of one. */
+function fetchGroups(variables: readonly Variable[]): string[][] {
+  const groups: string[][] = [];
+  let bytes = Infinity;
+  for (const { name, shape } of [...variables].sort((a, b) => (a.name < b.name ? -1 : 1))) {
+    const size = 4 * elementCount(shape);
+    if (bytes + size > WEIGHT_GROUP_BYTES) {
+      groups.push([]);
+      bytes = 0;
+    }
+    bytes += size;
+    groups.at(-1)?.push(name);
+  }
+  return groups;
 }
 
 /**

@@ -6,7 +6,7 @@ import { createHash } from 'node:crypto';
 import { parentPort, workerData } from 'node:worker_threads';
 import { loadTensorFlow, type Binding, type BindingTensor } from './binding.js';
 import { BYTES_PER_ELEMENT, type DType, type HostTensor } from './dtypes.js';
-import type { KeptTensor, Replies, Request, RuntimeFacts, Values } from './protocol.js';
+import type { Assignment, KeptTensor, Replies, Request, RuntimeFacts, Values } from './protocol.js';
 import { SERVING_TAG, TF_TYPE } from './savedModel.js';
 
 const port = parentPort;
@@ -29,14 +29,14 @@ function answer(request: Request): Replies[Request['kind']] {
     case 'load':
       return binding.loadSavedModel(request.folder, SERVING_TAG);
     case 'assign':
-      return assign(request.session, request.variable, request.dtype, request.tensor);
+      return assign(request.session, request.weights);
     case 'run':
       return run(request.session, request.feeds, request.fetches);
     case 'release':
       request.tensors.forEach((tensor) => binding.deleteTensor(tensor));
       return null;
     case 'fingerprint':
-      return fingerprint(request.session, request.variables);
+      return fingerprint(request.session, request.groups);
     case 'unload':
       binding.deleteSavedModel(request.session);
       return null;
@@ -47,37 +47,34 @@ function answer(request: Request): Replies[Request['kind']] {
   }
 }
 
-/** Uploads the tensor's bytes as they are, converts inside TensorFlow and stores the variable. */
-function assign(session: number, variable: string, dtype: DType, tensor: HostTensor): null {
+/** Uploads the tensors' bytes as they are, converts inside TensorFlow and stores the variables, in one run. */
+function assign(session: number, weights: readonly Assignment[]): null {
   return scoped((own) => {
-    const width = BYTES_PER_ELEMENT[tensor.dtype];
-    const bytes = own(binding.createTensor([...tensor.shape, width], TF_TYPE.uint8, tensor.data));
-    const typed = own(
-      op(
-        'Bitcast',
-        [
-          ['T', 'uint8'],
-          ['type', tensor.dtype],
-        ],
-        [bytes],
-      ).id,
-    );
-    const value =
-      tensor.dtype === dtype
-        ? typed
-        : own(
-            op(
-              'Cast',
-              [
-                ['SrcT', tensor.dtype],
-                ['DstT', dtype],
-              ],
-              [typed],
-            ).id,
-          );
-    own(only(binding.runSavedModel(session, [value], `${variable}/value:0`, `${variable}/assigned:0`)).id);
+    const values = weights.map(({ tensor, dtype }) => converted(tensor, dtype, own));
+    const names = (output: string): string =>
+      weights.map(({ variable }) => `${variable}/${output}:0`).join(',');
+    for (const { id } of binding.runSavedModel(session, values, names('value'), names('assigned'))) own(id);
     return null;
   });
+}
+
+function converted(tensor: HostTensor, dtype: DType, own: (id: number) => number): number {
+  const width = BYTES_PER_ELEMENT[tensor.dtype];
+  const bytes = own(binding.createTensor([...tensor.shape, width], TF_TYPE.uint8, tensor.data));
+  const types = [
+    ['T', 'uint8'],
+    ['type', tensor.dtype],
+  ] as const;
+  const typed = own(op('Bitcast', types, [bytes]).id);
+  return tensor.dtype === dtype ? typed : own(cast(typed, tensor.dtype, dtype));
+}
+
+function cast(tensor: number, from: DType, to: DType): number {
+  const types = [
+    ['SrcT', from],
+    ['DstT', to],
+  ] as const;
+  return op('Cast', types, [tensor]).id;
 }
 
 function run(
@@ -122,14 +119,17 @@ function read(output: BindingTensor): Values {
   return { shape: output.shape, data };
 }
 
-function fingerprint(session: number, variables: readonly string[]): string {
+function fingerprint(session: number, groups: readonly (readonly string[])[]): string {
   const hash = createHash('sha256');
-  for (const variable of variables) {
+  for (const group of groups) {
     scoped((own) => {
-      const value = only(binding.runSavedModel(session, [], '', `${variable}/fetch:0`));
-      own(value.id);
-      const data = binding.tensorDataSync(value.id);
-      hash.update(variable).update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+      const names = group.map((variable) => `${variable}/fetch:0`).join(',');
+      const values = binding.runSavedModel(session, [], '', names);
+      values.forEach(({ id }) => own(id));
+      values.forEach(({ id }, i) => {
+        const data = binding.tensorDataSync(id);
+        hash.update(group[i] ?? '').update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+      });
     });
   }
   return hash.digest('hex');
@@ -142,16 +142,7 @@ function matMulRate(tf: Binding, dtype: DType, [M, K, N]: readonly [number, numb
       const filled = own(
         tf.createTensor([rows, columns], TF_TYPE.float32, new Float32Array(rows * columns).fill(0.5)),
       );
-      return own(
-        op(
-          'Cast',
-          [
-            ['SrcT', 'float32'],
-            ['DstT', dtype],
-          ],
-          [filled],
-        ).id,
-      );
+      return own(cast(filled, 'float32', dtype));
     };
     const [a, b] = [matrix(M, K), matrix(K, N)];
     const seconds = Array.from({ length: 6 }, () => {

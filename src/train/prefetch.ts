@@ -19,8 +19,9 @@ export async function* prefetch<T>(
       queue.push(made);
     }
   };
-  for (fill(); queue.length; fill()) {
-    const first = queue.shift();
-    if (first) yield await first;
+  fill();
+  for (let first = queue.shift(); first; first = queue.shift()) {
+    fill();
+    yield await first;
   }
 }

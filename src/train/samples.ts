@@ -44,10 +44,9 @@ export interface SampleSource {
 export type FeatureReader = (pair: ImageTextPair) => Promise<Float32Array>;
 
 /** Opens the training mixture of a configuration. */
-export async function openSources({ data, train }: Config): Promise<SampleSource[]> {
-  const byStage = train.stage === 'pretrain' ? 'none' : 'instruction';
+export async function openSources({ data }: Config): Promise<SampleSource[]> {
   return Promise.all(
-    data.train.map(async ({ shards: path, weight, prompt = byStage, maxRows = Infinity }) => {
+    data.train.map(async ({ shards: path, weight, prompt, maxRows = Infinity }) => {
       const shards = await ShardSet.open(path);
       return { shards, rows: Math.min(shards.rows, maxRows), weight, prompt };
     }),

@@ -83,10 +83,10 @@ function deviates(seed: number): () => number {
 }
 
 function checkParts(checkpoint: Checkpoint, hashes: PartHashes): void {
-  const changed = Object.entries(hashes).find(([part, sha256]) => checkpoint.state.parts[part] !== sha256);
+  const { parts } = checkpoint.state;
+  const changed = (['encoder', 'llm', 'tokenizer'] as const).find((part) => parts[part] !== hashes[part]);
   if (!changed) return;
-  const [part, sha256] = changed;
   throw new UserError(
-    `${checkpoint.folder}: was trained with the ${part} of SHA-256 ${checkpoint.state.parts[part] ?? 'unknown'}, got ${sha256} (restore that ${part}, or start another run)`,
+    `${checkpoint.folder}: was trained with the ${changed} of SHA-256 ${parts[changed] ?? 'unknown'}, got ${hashes[changed]} (restore that ${changed}, or start another run)`,
   );
 }

@@ -43,8 +43,14 @@ export function start(
     for (const { text, resolve } of waiting)
       if (typeof text === 'string' ? (stdout + stderr).includes(text) : text.test(stdout + stderr)) resolve();
   };
-  child.stdout.on('data', (data: Buffer) => ((stdout += data.toString()), check()));
-  child.stderr.on('data', (data: Buffer) => ((stderr += data.toString()), check()));
+  child.stdout.on('data', (data: Buffer) => {
+    stdout += data.toString();
+    check();
+  });
+  child.stderr.on('data', (data: Buffer) => {
+    stderr += data.toString();
+    check();
+  });
   const finished = new Promise<Finished>((resolve, reject) => {
     child.on('error', reject);
     child.on('close', (code, signal) =>
@@ -53,7 +59,10 @@ export function start(
   });
   const said = (text: string | RegExp): Promise<void> =>
     Promise.race([
-      new Promise<void>((resolve) => (waiting.push({ text, resolve }), check())),
+      new Promise<void>((resolve) => {
+        waiting.push({ text, resolve });
+        check();
+      }),
       finished.then(({ code }) => {
         throw new Error(`the command ended (${code}) before it said ${String(text)}:\n${stdout}\n${stderr}`);
       }),

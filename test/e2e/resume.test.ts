@@ -34,9 +34,9 @@ async function killAfter(
 ): Promise<boolean> {
   const running = start('node', command(stage));
   const metrics = join(folder, 'metrics.jsonl');
-  let ended = false;
-  void running.finished.then(() => (ended = true));
-  while (!ended && lastStep(metrics) < step) await new Promise((resolve) => setTimeout(resolve, 5));
+  while (running.child.exitCode === null && lastStep(metrics) < step) {
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
   running.child.kill(signal);
   const { signal: by } = await running.finished;
   return by === signal;

@@ -70,7 +70,7 @@ export function tinyLlama(config: LlamaConfig = TINY_LLAMA): TinyModel {
   });
   return tinyModel({
     'model.embed_tokens.weight': { shape: [V, D], spread: 0.5 },
-    ...Object.assign({}, ...Array.from({ length: config.layers }, (_, i) => layer(i))),
+    ...layers(config.layers, (i) => layer(i)),
     'model.norm.weight': norm,
     ...(config.tiedHead ? {} : { 'lm_head.weight': linear(V, D) }),
   });
@@ -106,7 +106,7 @@ export function tinyVit(config: VitConfig = TINY_VIT, grid = config.imageSize / 
     'embeddings.position_embeddings': { shape: [1, 1 + grid * grid, C], spread: 0.5 },
     'embeddings.patch_embeddings.projection.weight': { shape: [C, 3, p, p], spread: 0.3 },
     'embeddings.patch_embeddings.projection.bias': vector(C),
-    ...Object.assign({}, ...Array.from({ length: config.layers }, (_, i) => layer(`encoder.layer.${i}`))),
+    ...layers(config.layers, (i) => layer(`encoder.layer.${i}`)),
     ...norm('layernorm'),
   });
 }
@@ -136,6 +136,10 @@ export function memorySource(tensors: Readonly<Record<string, HostTensor>>): Wei
     readBytes: ({ data }) => Promise.resolve(data.slice()),
     close: () => Promise.resolve(),
   });
+}
+
+function layers(count: number, layer: (i: number) => Plan): Plan {
+  return Object.fromEntries(Array.from({ length: count }, (_, i) => Object.entries(layer(i))).flat());
 }
 
 function tinyModel(plan: Plan): TinyModel {

@@ -100,6 +100,22 @@ describe('assign', () => {
     await held.close();
   });
 
+  it('stores several at once, and none where one is wrong', async () => {
+    const graph = new Graph();
+    const names = ['a', 'b', 'c'];
+    const outputs = Object.fromEntries(names.map((name) => [name, graph.variable(name, 'float32', [1])]));
+    graph.entryPoint('fetch', { inputs: {}, outputs });
+    const held = await tensorflow.load(graph);
+    const values = (from: number): [string, HostTensor][] =>
+      names.map((name, i) => [name, float32(Float32Array.of(from + i), [1])]);
+    await held.assignAll(new Map(values(1)));
+    const wrong = new Map([...values(5), ['d', float32(Float32Array.of(0), [1])] as const]);
+    await expect(held.assignAll(wrong)).rejects.toThrow('session: assign must name a variable, got "d"');
+    const run = await held.run('fetch', {}, names);
+    expect(names.map((name) => run[name]?.data[0])).toEqual([1, 2, 3]);
+    await held.close();
+  });
+
   it.each<[string, string, HostTensor, string]>([
     [
       'an unknown name',

@@ -30,7 +30,6 @@ const state: CheckpointState = {
   precision: 'float32',
   threads: 2,
   parts: { encoder: 'e', llm: 'l', tokenizer: 't' },
-
 };
 
 function tensor(values: readonly number[], shape = [values.length]): HostTensor {
