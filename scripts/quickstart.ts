@@ -24,7 +24,7 @@ const PROJECTION = 'runs/quickstart/projection.safetensors';
 const phases = [
   { name: 'build', command: ['npm', 'run', '-s', 'build'] },
   { name: 'set-up', command: minigpt4('setup') },
-  { name: 'pack', command: minigpt4('pack', 'emoji', '--out', 'shards/quickstart') },
+  { name: 'pack', command: minigpt4('pack', 'emoji', '--out', 'shards/quickstart', '--views', '2') },
   ...STAGES.map(({ verb, config, run }) => ({
     name: verb,
     command: minigpt4(verb, '--config', config, '--run', run),
@@ -40,9 +40,33 @@ const seconds = phases.map(({ name, command }) => ({ name, time: timed(name, com
 console.log('\nminutes');
 for (const { name, time } of seconds)
   console.log(`  ${name.padEnd(20)} ${(time / 60).toFixed(1).padStart(6)}`);
-for (const { run } of STAGES) printTable(readEvaluation(`${run}/evaluation/evaluation.json`));
+const work = seconds.filter(({ name }) => name !== 'build' && name !== 'set-up');
+const minutes = work.reduce((sum, { time }) => sum + time, 0) / 60;
+console.log(`  ${'without set-up'.padEnd(20)} ${minutes.toFixed(1).padStart(6)}`);
+const [stage1, stage2] = STAGES.map(({ run }) => readEvaluation(`${run}/evaluation/evaluation.json`));
+for (const evaluation of [stage1, stage2]) if (evaluation) printTable(evaluation);
 console.log(`\nprojection: ${PROJECTION}`);
 for (const { run } of STAGES) console.log(`report:     ${run}/evaluation/report.html`);
+
+if (stage1) checkBand(stage1);
+
+/** Stage 1 must end inside the band that a PyTorch prototype of the same run suggests for any one seed. */
+function checkBand({ gap, retrieval }: Evaluation): void {
+  const centred = retrieval?.results.find(({ correction }) => correction === 'centred');
+  const [r10, group] = [centred?.recallAt[10] ?? 0, centred?.groupAccuracy ?? 0];
+  const outside = [
+    gap.loss <= 4.3 ? '' : `loss ${gap.loss.toFixed(3)} > 4.3`,
+    gap.gap >= 0.9 ? '' : `image gap ${gap.gap.toFixed(3)} < 0.9`,
+    r10 >= 0.4 ? '' : `centred R@10 ${r10.toFixed(3)} < 0.40`,
+    group >= 0.5 ? '' : `centred group ${group.toFixed(3)} < 0.50`,
+  ].filter(Boolean);
+  console.log(
+    outside.length
+      ? `\nstage 1 ended outside its band: ${outside.join(', ')}`
+      : '\nstage 1 ended inside its band',
+  );
+  if (outside.length) process.exitCode = 1;
+}
 
 function readEvaluation(file: string): Evaluation {
   return JSON.parse(readFileSync(file, 'utf8')) as Evaluation; // the border: written by the command just run
@@ -83,11 +107,17 @@ function printTable({ stage, items, gap, retrieval, captions }: Evaluation): voi
   if (stage === 'finetune' && captions.length > 0) {
     row('failures', captions.filter(({ failures }) => failures.length > 0).length / captions.length);
   }
+  for (const { truth, written } of examples(captions)) console.log(`    ${truth}  →  ${written}`);
   if (gap.contentGap) {
     const { mean, low, high } = gap.contentGap;
     row('image gap, content words', mean, 0);
     console.log(`    95 % interval ${low.toFixed(3)} to ${high.toFixed(3)}`);
   }
+}
+
+/** A few captions as they come, neither the best nor the worst chosen. */
+function examples(captions: Evaluation['captions']): Evaluation['captions'] {
+  return captions.filter((_, i) => i % Math.ceil(captions.length / 6) === 0);
 }
 
 function row(name: string, ...values: (number | string | undefined)[]): void {

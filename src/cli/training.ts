@@ -2,6 +2,7 @@
 import { loadConfig } from '../config/load.js';
 import type { Stage } from '../config/schema.js';
 import { modelFolders } from '../setup/setup.js';
+import { evaluateDuring } from '../evaluate/during.js';
 import { loadNative, type Native } from '../tensorflow/binding.js';
 import { Interrupted, train } from '../train/train.js';
 import { Display } from './display.js';
@@ -31,6 +32,7 @@ export async function runTraining(
       folders,
       fresh,
       signal: stop.signal,
+      ...(config.data.heldOut && { evaluate: evaluateDuring(config) }),
       events: {
         note: (text) => display.note(text),
         loading: (part, done) => display.loading(part, done),

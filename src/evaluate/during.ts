@@ -1,0 +1,59 @@
+/** Evaluation inside a training run: held-out loss, image gap, and a panel of captions, cheap enough to repeat. */
+import sharp from 'sharp';
+import type { Config } from '../config/schema.js';
+import { generate } from '../model/generate.js';
+import { Prompter } from '../model/prompt.js';
+import { featureReader } from '../train/samples.js';
+import type { EvaluationContext } from '../train/train.js';
+import { readHeldOut, type HeldOutItem, type HeldOutSet } from './heldOut.js';
+import { measureGap } from './run.js';
+
+/** Pictures captioned at each evaluation. */
+const PANEL = 4;
+/** Edge of the panel's pictures in TensorBoard, pixels. */
+const PICTURE = 128;
+
+/**
+ * The callback for `train`: logs `eval/loss`, `eval/loss_shuffled` and `eval/image_gap`, writes the panel to
+ * `samples.jsonl` and TensorBoard. The held-out pairs are read and encoded once.
+ */
+export function evaluateDuring(
+  config: Config,
+): (context: EvaluationContext) => Promise<Readonly<Record<string, number>>> {
+  let heldOut: HeldOutSet | undefined;
+  return async (context) => {
+    const { model, projection } = context;
+    const prompter = new Prompter(model.tokenizer, config.prompt);
+    const features = featureReader(model.encoder, undefined, { workers: config.data.workers });
+    heldOut ??= await readHeldOut(config, features, prompter);
+    const { loss, lossExchanged, gap } = await measureGap({ config, model, projection, heldOut, events: {} });
+    await showPanel(context, config, prompter, heldOut.items.slice(0, PANEL));
+    return { 'eval/loss': loss, 'eval/loss_shuffled': lossExchanged, 'eval/image_gap': gap };
+  };
+}
+
+async function showPanel(
+  { step, model, projection, run }: EvaluationContext,
+  config: Config,
+  prompter: Prompter,
+  items: readonly HeldOutItem[],
+): Promise<void> {
+  const { maxNewTokens, batchSize } = config.evaluate;
+  const inputs = items.map(({ features, example: { prefix } }) => ({ features, prefix }));
+  const texts = await generate(model.language, projection, inputs, model.encoder.featureShape, {
+    maxNewTokens,
+    batchSize,
+    endId: prompter.endId,
+  });
+  for (const [i, { pair, caption }] of items.entries()) {
+    const written = model.tokenizer.decode(texts[i]?.ids ?? [], { skipSpecial: true }).trim();
+    run.logSample(step, { id: pair.id, truth: caption, written });
+    run.events.text(step, `panel/${i}`, `${written} — truth: ${caption}`);
+    const png = await sharp(pair.image, { limitInputPixels: 5e7 })
+      .resize(PICTURE, PICTURE, { fit: 'fill' })
+      .flatten({ background: '#ffffff' })
+      .png()
+      .toBuffer();
+    run.events.image(step, `panel/${i}`, { png, width: PICTURE, height: PICTURE });
+  }
+}
