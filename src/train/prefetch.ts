@@ -20,8 +20,10 @@ export async function* prefetch<T>(
     }
   };
   fill();
-  for (let first = queue.shift(); first; first = queue.shift()) {
+  while (queue.length > 0) {
+    const result = await queue[0]; // stays in the queue until it is made, so that the bound holds
+    void queue.shift(); // the very promise that was awaited
     fill();
-    yield await first;
+    yield result as T; // the queue was not empty
   }
 }
