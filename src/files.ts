@@ -2,7 +2,8 @@
  * Writing files and folders whole: under a temporary name beside the target, fsynced, then renamed, so that a reader
  * (or a crash) sees all of it or nothing of it.
  */
-import { randomUUID } from 'node:crypto';
+import { createHash, randomUUID } from 'node:crypto';
+import { createReadStream } from 'node:fs';
 import { mkdir, open, rename, rm, type FileHandle } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 
@@ -97,4 +98,17 @@ async function syncFolder(folder: string): Promise<void> {
   } finally {
     await handle.close();
   }
+}
+
+/** SHA-256 of a file, in hex; read in pieces. */
+export async function sha256OfFile(path: string): Promise<string> {
+  const hash = createHash('sha256');
+  try {
+    for await (const chunk of createReadStream(path, { highWaterMark: 2 ** 20 })) {
+      hash.update(chunk as Uint8Array); // a stream without an encoding yields bytes
+    }
+  } catch (error) {
+    throw fileError(path, error);
+  }
+  return hash.digest('hex');
 }

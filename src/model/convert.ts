@@ -2,11 +2,9 @@
  * Converts the model files people have into Hugging Face folders (config.json, model.safetensors), once, so that
  * everything after it knows one layout. A folder appears whole or not at all; the same input gives the same bytes.
  */
-import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
 import { basename, join } from 'node:path';
 
-import { fileError, writeFileWhole, writeFolderWhole } from '../files.js';
+import { sha256OfFile, writeFileWhole, writeFolderWhole } from '../files.js';
 import type { ModelContent } from './convertContent.js';
 import { dinov2Model } from './convertDinov2.js';
 import { llamaModel } from './convertLlama.js';
@@ -52,16 +50,4 @@ async function writeModelFolder(outFolder: string, model: ModelContent, source: 
     await writeSafetensors(join(folder, 'model.safetensors'), model.tensors, { format: 'pt' });
     await writeFileWhole(join(folder, 'config.json'), `${JSON.stringify(config, null, 2)}\n`);
   });
-}
-
-async function sha256OfFile(path: string): Promise<string> {
-  const hash = createHash('sha256');
-  try {
-    for await (const chunk of createReadStream(path, { highWaterMark: 2 ** 20 })) {
-      hash.update(chunk as Uint8Array); // a stream without an encoding yields bytes
-    }
-  } catch (error) {
-    throw fileError(path, error);
-  }
-  return hash.digest('hex');
 }

@@ -1,6 +1,4 @@
 /** Free space and hashes of files: what set-up checks before and after it writes. */
-import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
 import { stat, statfs } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 
@@ -20,19 +18,6 @@ export async function requireSpace(folder: string, sizeBytes: number, what: stri
   throw new UserError(
     `setup: ${what} needs ${megabytes(sizeBytes)} in ${folder}, got ${megabytes(freeBytes)} free (free some space, or set MINIGPT4_CACHE to a folder on a larger disk)`,
   );
-}
-
-/** SHA-256 of a file, in hex. */
-export async function sha256OfFile(path: string): Promise<string> {
-  const hash = createHash('sha256');
-  try {
-    for await (const chunk of createReadStream(path, { highWaterMark: 2 ** 20 })) {
-      hash.update(chunk as Uint8Array); // a stream without an encoding yields bytes
-    }
-  } catch (error) {
-    throw fileError(path, error);
-  }
-  return hash.digest('hex');
 }
 
 /** Size of the file at `path`; undefined if there is none. */

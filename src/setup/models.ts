@@ -8,12 +8,12 @@ import { join } from 'node:path';
 
 import { cacheFolder } from '../cache.js';
 import { UserError } from '../errors.js';
-import { fileError, writeFileWhole } from '../files.js';
+import { fileError, sha256OfFile, writeFileWhole } from '../files.js';
 import { convertGgufLlama, convertOnnxDinov2 } from '../model/convert.js';
 import { openGguf } from '../model/gguf.js';
 import { writeTokenizerFiles } from '../model/tokenizerFiles.js';
 import { ggufTokenizerFiles } from '../model/tokenizerGguf.js';
-import { fileSize, isMissing, requireSpace, sha256OfFile } from './disk.js';
+import { fileSize, isMissing, requireSpace } from './disk.js';
 import { withLock } from './lock.js';
 import { ANY_PLATFORM, downloadWheel, type Wheel } from './pip.js';
 import { silent, type OnProgress } from './progress.js';

@@ -6,8 +6,8 @@ import { mkdir, readdir, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import { UserError } from '../errors.js';
-import { fileError } from '../files.js';
-import { fileSize, isMissing, requireSpace, sha256OfFile } from './disk.js';
+import { fileError, sha256OfFile } from '../files.js';
+import { fileSize, isMissing, requireSpace } from './disk.js';
 import { ownerIsGone, ownerName } from './lock.js';
 import { explainPipFailure } from './pipFailures.js';
 import { runCommand } from './process.js';
