@@ -7,7 +7,11 @@ import type { Segment } from '../model/sequence.js';
 /** Captions scored in one call; padding is to the longest of them, so they are sorted by length. */
 const CHUNK = 32;
 
-/** How a score is freed of what a caption is worth without the image. */
+/**
+ * How a caption's score, its mean log-likelihood per token, is freed of what it is worth without the image: `pmi` takes
+ * off its score under the mean training image, `centred` its mean over the held-out images (which uses the other images
+ * and so is transductive). Per token rather than summed: chosen on the validation part of the training concepts.
+ */
 export type Correction = 'none' | 'pmi' | 'centred';
 
 /** Retrieval under one correction. */
