@@ -112,7 +112,7 @@ function figures(evaluation: Evaluation): [string, string, string][] {
 }
 
 const CORRECTIONS = {
-  none: 'by likelihood',
+  none: 'by likelihood per token',
   pmi: 'likelihood minus that under the mean training image (PMI)',
   centred: 'likelihood minus its mean over the pictures (transductive)',
 } as const;

@@ -8,9 +8,9 @@ import type { Segment } from '../model/sequence.js';
 const CHUNK = 32;
 
 /**
- * How a caption's score, its mean log-likelihood per token, is freed of what it is worth without the image: `pmi` takes
- * off its score under the mean training image, `centred` its mean over the held-out images (which uses the other images
- * and so is transductive). Per token rather than summed: chosen on the validation part of the training concepts.
+ * How captions are compared. `none`: mean log-likelihood per token. `pmi`: log-likelihood minus that under the mean
+ * training image (pointwise mutual information). `centred`: log-likelihood minus the caption's mean over the held-out
+ * images, which uses the other images and so is transductive.
  */
 export type Correction = 'none' | 'pmi' | 'centred';
 
@@ -35,12 +35,12 @@ export interface RetrievalChance {
 }
 
 /**
- * Mean log-likelihood per token of each text under each image.
+ * Log-likelihood of each text under each image.
  *
  * @param prefix what stands before the text; the same for all
  * @param images float32[Q, C] each
  * @param texts target tokens of each caption
- * @returns `[image][text]`, nats per token (≤ 0)
+ * @returns `[image][text]`, nats (≤ 0), summed over the text's tokens
  */
 export async function likelihoods(
   model: LanguageModel,
@@ -69,7 +69,7 @@ export async function likelihoods(
       const sums = await scoreRest(model, cache, members);
       chunk.forEach((text, i) => {
         const ids = members[i] ?? [];
-        scores[text] = ((first[ids[0] ?? 0] ?? 0) - (sums[i] ?? 0)) / ids.length;
+        scores[text] = (first[ids[0] ?? 0] ?? 0) - (sums[i] ?? 0);
       });
     }
     await model.release(cache);
@@ -112,12 +112,14 @@ async function scoreRest(
  *
  * @param table `[image][text]` log-likelihoods; text `i` belongs to image `i`
  * @param blank log-likelihoods of the texts under the mean training image, for `pmi`
+ * @param lengths tokens of each text, for `none`
  * @param groups group of each item, where known
  */
 export function rank(
   table: readonly Float32Array[],
   correction: Correction,
   blank: Float32Array,
+  lengths: readonly number[],
   groups?: readonly string[],
 ): RetrievalResult {
   const count = table.length;
@@ -125,7 +127,9 @@ export function rank(
   const ranks: number[] = [];
   const best: number[] = [];
   table.forEach((scores, image) => {
-    const corrected = scores.map((score, text) => score - (offset[text] ?? 0));
+    const corrected = scores.map((score, text) =>
+      correction === 'none' ? score / (lengths[text] ?? 1) : score - (offset[text] ?? 0),
+    );
     const own = corrected[image] ?? -Infinity;
     // A tie counts against the image: a model that ignores it must not look good.
     ranks.push(1 + corrected.filter((score, text) => text !== image && score >= own).length);

@@ -169,11 +169,12 @@ async function measureRetrieval({
     shape,
     (done) => events.progress?.('retrieval', done, images.length),
   );
+  const lengths = texts.map(({ length }) => length);
   const blankScores = table.pop() ?? new Float32Array();
   const names = items.map(({ pair }) => pair.extra['group']);
   const groups = names.every((name) => name !== undefined) ? names : undefined;
   const results = (['none', 'pmi', 'centred'] as const).map((correction) =>
-    rank(table, correction, blankScores, groups),
+    rank(table, correction, blankScores, lengths, groups),
   );
   return { results, chance: chance(items.length, groups) };
 }
