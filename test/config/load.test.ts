@@ -36,9 +36,10 @@ describe('a configuration file', () => {
     const config = parseConfig(small, 'c.yaml');
     expect(config.model).toEqual({
       encoder: 'vit-s14-focus',
+      imageSize: 224,
       tokens: { kind: 'grid', grid: 2, cls: true },
       llm: 'smollm2-135m-instruct',
-      precision: 'bfloat16',
+      precision: 'auto',
       threads: 0,
       projection: { kind: 'linear', standardise: false, layerNorm: false, init: 'torch', initialScale: 1 },
     });
