@@ -1,7 +1,7 @@
 /** `minigpt4 evaluate` */
 import { join } from 'node:path';
 
-import { requiredText, text, verb } from './verb.js';
+import { requiredText, settings, text, verb } from './verb.js';
 
 /** Evaluates a projection on held-out pairs. */
 export const evaluate = verb({
@@ -9,14 +9,7 @@ export const evaluate = verb({
   describe: 'Measures a trained projection on the held-out pairs of a configuration and writes a report.',
   options: {
     config: requiredText('config', 'configuration file (YAML) that the projection was trained with'),
-    set: {
-      type: 'string',
-      array: true,
-      nargs: 1,
-      default: [] as string[], // yargs' type for a list that may be empty
-      defaultDescription: 'nothing',
-      describe: "a value in place of the file's, as evaluate.captions=8; may be given again",
-    },
+    set: settings('evaluate.captions=8'),
     from: text(
       'from',
       "run folder, checkpoint folder or .safetensors file; the configuration's run if not given",

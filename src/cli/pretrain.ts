@@ -1,17 +1,10 @@
 /** `minigpt4 pretrain` and `minigpt4 finetune`: the same verb for the two stages. */
 import type { Stage } from '../config/schema.js';
-import { flag, requiredText, text, verb, type Verb } from './verb.js';
+import { flag, requiredText, settings, text, verb, type Verb } from './verb.js';
 
 const options = {
   config: requiredText('config', 'configuration file (YAML); minigpt4 config describes it'),
-  set: {
-    type: 'string',
-    array: true,
-    nargs: 1,
-    default: [] as string[], // yargs' type for a list that may be empty
-    defaultDescription: 'nothing',
-    describe: "a value in place of the file's, as train.steps=100; may be given again",
-  },
+  set: settings('train.steps=100'),
   run: text('run', "run folder in place of the file's run.folder; a run that is there is resumed"),
   fresh: flag('refuse to resume: a run folder with a checkpoint is an error'),
 } as const;

@@ -70,6 +70,18 @@ export function requiredText(name: string, describe: string) {
   return { ...text(name, describe), demandOption: true } as const;
 }
 
+/** `--set`, for verbs that read a configuration file. */
+export function settings(example: string) {
+  return {
+    type: 'string',
+    array: true,
+    nargs: 1,
+    default: [] as string[], // yargs' type for a list that may be empty
+    defaultDescription: 'nothing',
+    describe: `a value in place of the file's, as ${example}; may be given again`,
+  } as const;
+}
+
 /** An option with a whole number, `minimum` at least. */
 export function wholeNumber(name: string, describe: string, minimum: number) {
   return {

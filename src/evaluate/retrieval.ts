@@ -123,13 +123,11 @@ export function rank(
   groups?: readonly string[],
 ): RetrievalResult {
   const count = table.length;
-  const offset = correctionOf(table, correction, blank);
+  const scoreOf = scoring(table, correction, blank, lengths);
   const ranks: number[] = [];
   const best: number[] = [];
   table.forEach((scores, image) => {
-    const corrected = scores.map((score, text) =>
-      correction === 'none' ? score / (lengths[text] ?? 1) : score - (offset[text] ?? 0),
-    );
+    const corrected = scores.map(scoreOf);
     const own = corrected[image] ?? -Infinity;
     // A tie counts against the image: a model that ignores it must not look good.
     ranks.push(1 + corrected.filter((score, text) => text !== image && score >= own).length);
@@ -153,14 +151,18 @@ export function chance(count: number, groups?: readonly string[]): RetrievalChan
   return { recallAt, groupAccuracy: sizes.reduce((sum, size) => sum + size / count, 0) / count };
 }
 
-function correctionOf(
+function scoring(
   table: readonly Float32Array[],
   correction: Correction,
   blank: Float32Array,
-): Float32Array {
-  if (correction === 'none') return new Float32Array(blank.length);
-  if (correction === 'pmi') return blank;
-  return blank.map((_, text) => table.reduce((sum, scores) => sum + (scores[text] ?? 0), 0) / table.length);
+  lengths: readonly number[],
+): (score: number, text: number) => number {
+  if (correction === 'none') return (score, text) => score / (lengths[text] ?? 1);
+  if (correction === 'pmi') return (score, text) => score - (blank[text] ?? 0);
+  const means = blank.map(
+    (_, text) => table.reduce((sum, scores) => sum + (scores[text] ?? 0), 0) / table.length,
+  );
+  return (score, text) => score - (means[text] ?? 0);
 }
 
 function logSoftmax(logits: Float32Array): Float32Array {
