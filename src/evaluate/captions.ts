@@ -1,4 +1,7 @@
 /** Captions written beside the truth, and the ways in which they fail. */
+import { generate, type GenerationOptions } from '../model/generate.js';
+import type { MiniGpt4 } from '../model/miniGpt4.js';
+import type { Projection } from '../model/projection.js';
 import type { HeldOutItem } from './heldOut.js';
 
 /** A generated caption and what is known about it. */
@@ -16,6 +19,29 @@ export type Failure = 'empty' | 'repetitive' | 'unfinished' | 'off-prompt';
 
 /** Words that show a description answers the question; the prototype's rule. */
 const PICTURE_WORDS = /\b(icon|image|picture|color|colour|colors|colours|shows?|depicts?|features?)\b/i;
+
+/** A text as the model wrote it. */
+export interface WrittenText {
+  /** Without special tokens and outer blanks. */
+  readonly text: string;
+  /** Whether the end token came before the limit. */
+  readonly ended: boolean;
+}
+
+/** Writes a text for each item, greedily, after the prefix that the item is trained with. */
+export async function writeTexts(
+  { language, encoder, tokenizer }: MiniGpt4,
+  projection: Projection,
+  items: readonly HeldOutItem[],
+  options: Pick<GenerationOptions, 'maxNewTokens' | 'batchSize' | 'endId'>,
+): Promise<WrittenText[]> {
+  const inputs = items.map(({ features, example: { prefix } }) => ({ features, prefix }));
+  const texts = await generate(language, projection, inputs, encoder.featureShape, options);
+  return texts.map(({ ids, ended }) => ({
+    text: tokenizer.decode(ids, { skipSpecial: true }).trim(),
+    ended,
+  }));
+}
 
 /**
  * The failures of a detailed description.
@@ -36,11 +62,9 @@ export function failuresOf(text: string, ended: boolean): Failure[] {
 /** Joins an item with what was written for it. Failures are counted for descriptions only. */
 export function writtenCaption(
   { pair, caption }: HeldOutItem,
-  written: string,
-  ended: boolean,
+  { text, ended }: WrittenText,
   describes: boolean,
 ): WrittenCaption {
-  const text = written.trim();
   const shares = sharesWord(text, pair.extra);
   return {
     id: pair.id,

@@ -1,10 +1,9 @@
 /** Evaluation inside a training run: held-out loss, image gap, and a panel of captions, cheap enough to repeat. */
 import sharp from 'sharp';
 import type { Config } from '../config/schema.js';
-import { generate } from '../model/generate.js';
 import { Prompter } from '../model/prompt.js';
-import { featureReader } from '../train/samples.js';
 import type { EvaluationContext } from '../train/train.js';
+import { writeTexts } from './captions.js';
 import { readHeldOut, type HeldOutItem, type HeldOutSet } from './heldOut.js';
 import { measureGap } from './run.js';
 
@@ -22,9 +21,8 @@ export function evaluateDuring(
 ): (context: EvaluationContext) => Promise<Readonly<Record<string, number>>> {
   let heldOut: HeldOutSet | undefined;
   return async (context) => {
-    const { model, projection } = context;
+    const { model, projection, features } = context;
     const prompter = new Prompter(model.tokenizer, config.prompt);
-    const features = featureReader(model.encoder, undefined, { workers: config.data.workers });
     heldOut ??= await readHeldOut(config, features, prompter);
     const { loss, lossExchanged, gap } = await measureGap({ config, model, projection, heldOut, events: {} });
     await showPanel(context, config, prompter, heldOut.items.slice(0, PANEL));
@@ -38,15 +36,9 @@ async function showPanel(
   prompter: Prompter,
   items: readonly HeldOutItem[],
 ): Promise<void> {
-  const { maxNewTokens, batchSize } = config.evaluate;
-  const inputs = items.map(({ features, example: { prefix } }) => ({ features, prefix }));
-  const texts = await generate(model.language, projection, inputs, model.encoder.featureShape, {
-    maxNewTokens,
-    batchSize,
-    endId: prompter.endId,
-  });
+  const texts = await writeTexts(model, projection, items, { ...config.evaluate, endId: prompter.endId });
   for (const [i, { pair, caption }] of items.entries()) {
-    const written = model.tokenizer.decode(texts[i]?.ids ?? [], { skipSpecial: true }).trim();
+    const written = texts[i]?.text ?? '';
     run.logSample(step, { id: pair.id, truth: caption, written });
     run.events.text(step, `panel/${i}`, `${written} — truth: ${caption}`);
     const png = await sharp(pair.image, { limitInputPixels: 5e7 })

@@ -3,14 +3,13 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Config } from '../config/schema.js';
 import { writeFileWhole } from '../files.js';
-import { generate } from '../model/generate.js';
 import { openMiniGpt4, type MiniGpt4, type ModelFolders } from '../model/miniGpt4.js';
 import type { Projection } from '../model/projection.js';
 import { Prompter } from '../model/prompt.js';
 import { openStore, blankImage } from '../train/features.js';
 import { featureReader, type FeatureReader } from '../train/samples.js';
 import { loadProjection } from '../train/start.js';
-import { sharesWord, writtenCaption, type WrittenCaption } from './captions.js';
+import { sharesWord, writeTexts, writtenCaption, type WrittenCaption } from './captions.js';
 import { readHeldOut, tokenLosses, type HeldOutSet } from './heldOut.js';
 import { contentTokens, imageGap, rotations, type ImageGap } from './imageGap.js';
 import { writeReport } from './report.js';
@@ -188,22 +187,10 @@ async function writeCaptions({
   events,
 }: Setting): Promise<WrittenCaption[]> {
   const chosen = items.slice(0, config.evaluate.captions);
-  const inputs = chosen.map(({ features, example: { prefix } }) => ({ features, prefix }));
-  const { maxNewTokens, batchSize } = config.evaluate;
-  const texts = await generate(model.language, projection, inputs, model.encoder.featureShape, {
-    maxNewTokens,
-    batchSize,
-    endId: prompter.endId,
-  });
+  const texts = await writeTexts(model, projection, chosen, { ...config.evaluate, endId: prompter.endId });
   events.progress?.('captions', chosen.length, chosen.length);
-  return chosen.map((item, i) =>
-    writtenCaption(
-      item,
-      model.tokenizer.decode(texts[i]?.ids ?? [], { skipSpecial: true }),
-      texts[i]?.ended ?? false,
-      config.train.stage === 'finetune',
-    ),
-  );
+  const describes = config.train.stage === 'finetune';
+  return chosen.flatMap((item, i) => (texts[i] ? [writtenCaption(item, texts[i], describes)] : []));
 }
 
 function chanceOfSharing({ items }: HeldOutSet, captions: readonly WrittenCaption[]): number | undefined {

@@ -36,8 +36,8 @@ export interface MiniGpt4 {
   readonly encoder: Encoder;
   readonly language: LanguageModel;
   readonly tokenizer: Tokenizer;
-  /** Root mean square of the LLM's word embeddings. */
-  readonly embeddingRms: number;
+  /** Root mean square of the LLM's word embeddings; reads them again, since only a fresh projection asks. */
+  embeddingRms(): Promise<number>;
   readonly hashes: PartHashes;
   close(): Promise<void>;
 }
@@ -75,7 +75,6 @@ export async function openMiniGpt4(
     const language = await LanguageModel.open(tensorflow, spec, llmSource, (done) =>
       onProgress?.('language model', done),
     );
-    const embeddingRms = rootMeanSquare(toFloat32(await llmSource.read('model.embed_tokens.weight')));
     const hashes = {
       encoder: await hashFolder(folders.encoder),
       llm: await hashFolder(folders.llm),
@@ -86,7 +85,7 @@ export async function openMiniGpt4(
       encoder,
       language,
       tokenizer,
-      embeddingRms,
+      embeddingRms: () => embeddingRms(folders.llm),
       hashes,
       close: () => tensorflow.close(),
     };
@@ -107,6 +106,15 @@ export async function hashFolder(folder: string): Promise<string> {
   for (const name of names)
     await pipeline(createReadStream(join(folder, name), { highWaterMark: 4 << 20 }), hash, { end: false });
   return hash.digest('hex');
+}
+
+async function embeddingRms(folder: string): Promise<number> {
+  const source = await openHuggingFaceFolder(folder);
+  try {
+    return rootMeanSquare(toFloat32(await source.read('model.embed_tokens.weight')));
+  } finally {
+    await source.close();
+  }
 }
 
 function rootMeanSquare(values: Float32Array): number {

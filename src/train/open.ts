@@ -10,7 +10,7 @@ import { packageVersion } from '../version.js';
 import { AdamW } from './adamw.js';
 import { cpuKind, stateDifferences, type CheckpointState } from './checkpointState.js';
 import { configHash, Run } from './run.js';
-import { featureReader, openSources, Samples } from './samples.js';
+import { featureReader, openSources, Samples, type FeatureReader } from './samples.js';
 import { openStore } from './features.js';
 import { startProjection } from './start.js';
 import type { TrainEvents, TrainOptions } from './train.js';
@@ -29,6 +29,7 @@ export class Training {
     readonly config: Config,
     readonly run: Run,
     readonly model: MiniGpt4,
+    readonly features: FeatureReader,
     readonly samples: Samples,
     readonly projection: Projection,
     readonly store: FeatureStore | undefined,
@@ -102,7 +103,7 @@ export async function openTraining(
     const projection = await startProjection(config, model, samples, run.checkpoint, (done) =>
       events.loading?.('features of the training images', done),
     );
-    return new Training(config, run, model, samples, projection, store);
+    return new Training(config, run, model, features, samples, projection, store);
   } catch (error) {
     for (const close of closers) await close();
     throw error;

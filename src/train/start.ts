@@ -42,7 +42,7 @@ export async function startProjection(
   if (config.train.initFrom) return loadProjection(config.train.initFrom, config, model);
   const statistics = standardise ? await trainingStatistics(samples, sizes[0], onProgress) : undefined;
   const start =
-    init === 'torch' ? { kind: init } : { kind: init, rms: model.embeddingRms, scale: initialScale };
+    init === 'torch' ? { kind: init } : { kind: init, rms: await model.embeddingRms(), scale: initialScale };
   return initialProjection(sizes, options, start, deviates(config.run.seed), statistics);
 }
 

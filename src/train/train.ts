@@ -10,7 +10,7 @@ import { meanGradients, type StepGradients } from './gradientMean.js';
 import { openTraining, type Training } from './open.js';
 import { prefetch } from './prefetch.js';
 import type { Run } from './run.js';
-import { microBatch } from './samples.js';
+import { microBatch, type FeatureReader } from './samples.js';
 import { learningRate, scheduleOf } from './schedule.js';
 import type { MicroBatch } from '../model/languageModel.js';
 
@@ -50,6 +50,8 @@ export interface EvaluationContext {
   readonly step: number;
   readonly model: MiniGpt4;
   readonly projection: Projection;
+  /** The run's own, so that held-out pictures share its cache. */
+  readonly features: FeatureReader;
   readonly run: Run;
 }
 
@@ -88,7 +90,7 @@ export async function train(config: Config, options: TrainOptions): Promise<Trai
 }
 
 async function loop(training: Training, { events = {}, evaluate, signal }: TrainOptions): Promise<void> {
-  const { config, model, projection, optimizer, run } = training;
+  const { config, model, projection, features, optimizer, run } = training;
   const { steps, batchSize, microBatchSize, maxGradNorm, logEvery, evalEvery, saveEvery } = config.train;
   const schedule = scheduleOf(config.train);
   const units = batchSize / microBatchSize;
@@ -120,7 +122,7 @@ async function loop(training: Training, { events = {}, evaluate, signal }: Train
     }
     events.step?.({ step, steps, loss });
     if (evaluate && evalEvery > 0 && step % evalEvery === 0)
-      run.log(step, await evaluate({ step, model, projection, run }));
+      run.log(step, await evaluate({ step, model, projection, features, run }));
     if (step % saveEvery === 0 && step < steps) {
       logHistograms(run, step, projection);
       await training.save();
