@@ -7,6 +7,7 @@ import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 
 import type { Evaluation } from '../src/evaluate/run.js';
+import { summaryLines } from '../src/evaluate/summary.js';
 
 const PRETRAIN = {
   verb: 'pretrain',
@@ -44,7 +45,8 @@ const work = seconds.filter(({ name }) => name !== 'build' && name !== 'set-up')
 const minutes = work.reduce((sum, { time }) => sum + time, 0) / 60;
 console.log(`  ${'without set-up'.padEnd(20)} ${minutes.toFixed(1).padStart(6)}`);
 const [stage1, stage2] = STAGES.map(({ run }) => readEvaluation(`${run}/evaluation/evaluation.json`));
-for (const evaluation of [stage1, stage2]) if (evaluation) printTable(evaluation);
+for (const evaluation of [stage1, stage2])
+  if (evaluation) console.log(`\n${summaryLines(evaluation).join('\n')}`);
 console.log(`\nprojection: ${PROJECTION}`);
 for (const { run } of STAGES) console.log(`report:     ${run}/evaluation/report.html`);
 
@@ -89,40 +91,4 @@ function timed(name: string, [command = '', ...args]: string[]): number {
     process.exit(status ?? 1);
   }
   return (performance.now() - start) / 1000;
-}
-
-/** What a stage reached on the held-out pairs, chance beside it. */
-function printTable({ stage, items, gap, retrieval, captions }: Evaluation): void {
-  console.log(`\n${stage}: ${items} held-out pairs`);
-  row('', 'reached', 'chance');
-  row('loss, own image', gap.loss);
-  row('loss, exchanged images', gap.lossExchanged);
-  row('image gap', gap.gap, 0);
-  for (const { correction, recallAt, groupAccuracy } of retrieval?.results ?? []) {
-    for (const k of [1, 5, 10] as const)
-      row(`R@${k}, ${correction}`, recallAt[k], retrieval?.chance.recallAt[k]);
-    if (groupAccuracy !== undefined)
-      row(`group, ${correction}`, groupAccuracy, retrieval?.chance.groupAccuracy);
-  }
-  if (stage === 'finetune' && captions.length > 0) {
-    row('failures', captions.filter(({ failures }) => failures.length > 0).length / captions.length);
-  }
-  for (const { truth, written } of examples(captions)) console.log(`    ${truth}  →  ${written}`);
-  if (gap.contentGap) {
-    const { mean, low, high } = gap.contentGap;
-    row('image gap, content words', mean, 0);
-    console.log(`    95 % interval ${low.toFixed(3)} to ${high.toFixed(3)}`);
-  }
-}
-
-/** A few captions as they come, neither the best nor the worst chosen. */
-function examples(captions: Evaluation['captions']): Evaluation['captions'] {
-  return captions.filter((_, i) => i % Math.ceil(captions.length / 6) === 0);
-}
-
-function row(name: string, ...values: (number | string | undefined)[]): void {
-  const cells = values.map((value) =>
-    (typeof value === 'number' ? value.toFixed(3) : (value ?? '')).padStart(9),
-  );
-  console.log(`  ${name.padEnd(28)}${cells.join('')}`);
 }

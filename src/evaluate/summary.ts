@@ -32,10 +32,12 @@ export function summaryLines(evaluation: Evaluation): string[] {
         ),
       );
   }
+  // A few captions as they come, neither the best nor the worst chosen.
+  const shown = captions.filter((_, i) => i % Math.ceil(captions.length / 6) === 0);
   return [
     ...lines,
     ...captionLines(evaluation),
-    ...captions.slice(0, 3).map(({ truth, written }) => `  "${truth}" → "${written}"`),
+    ...shown.map(({ truth, written }) => `  "${truth}" → "${written}"`),
   ];
 }
 
