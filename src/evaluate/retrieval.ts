@@ -1,11 +1,8 @@
 /** Retrieval: every held-out caption scored under every held-out image by the frozen LLM that reads the projection. */
-import type { LanguageModel } from '../model/languageModel.js';
+import type { LanguageModel, MicroBatch } from '../model/languageModel.js';
 import { prefixBatch } from '../model/generate.js';
 import type { Projection } from '../model/projection.js';
-import type { Segment } from '../model/sequence.js';
-
-/** Captions scored in one call; padding is to the longest of them, so they are sorted by length. */
-const CHUNK = 32;
+import { layOut, type Segment } from '../model/sequence.js';
 
 /**
  * How captions are compared. `none`: mean log-likelihood per token. `pmi`: log-likelihood minus that under the mean
@@ -51,27 +48,19 @@ export async function likelihoods(
   shape: readonly [number, number],
   onProgress?: (done: number) => void,
 ): Promise<Float32Array[]> {
-  const order = [...texts.keys()].sort((a, b) => (texts[a]?.length ?? 0) - (texts[b]?.length ?? 0));
-  const chunks = Array.from({ length: Math.ceil(order.length / CHUNK) }, (_, i) =>
-    order.slice(i * CHUNK, (i + 1) * CHUNK),
-  );
+  // The first token of every text follows the prefix itself; the others are one batch after its cache.
+  const rest = texts.flatMap((text, index) => (text.length > 1 ? [{ text, index }] : []));
+  const batch = rest.length ? continuations(rest.map(({ text }) => text), shape) : undefined;
   const table: Float32Array[] = [];
   for (const [done, features] of images.entries()) {
-    const scores = new Float32Array(texts.length);
-    const { output, cache } = await model.prefill(
-      projection,
-      prefixBatch([{ features, prefix }], shape),
-      'logits',
-    );
+    const input = prefixBatch([{ features, prefix }], shape);
+    const { output, cache } = await model.prefill(projection, input, 'logits');
     const first = logSoftmax(output.data as Float32Array); // `logits` are float32
-    for (const chunk of chunks) {
-      const members = chunk.map((text) => texts[text] ?? []);
-      const sums = await scoreRest(model, cache, members);
-      chunk.forEach((text, i) => {
-        const ids = members[i] ?? [];
-        scores[text] = (first[ids[0] ?? 0] ?? 0) - (sums[i] ?? 0);
-      });
-    }
+    const scores = Float32Array.from(texts, ([id = 0]) => first[id] ?? 0);
+    const losses = batch ? await model.losses(projection, batch, cache) : [];
+    let from = 0;
+    for (const { text, index } of rest)
+      scores[index] = (scores[index] ?? 0) - sum(losses.slice(from, (from += text.length - 1)));
     await model.release(cache);
     table.push(scores);
     onProgress?.(done + 1);
@@ -79,32 +68,23 @@ export async function likelihoods(
   return table;
 }
 
-/** Sum of the cross-entropies of all but the first token of each text after a cached prefix. */
-async function scoreRest(
-  model: LanguageModel,
-  cache: Parameters<LanguageModel['score']>[0],
+/** Texts after a cached prefix: each token but the first is a target. */
+function continuations(
   texts: readonly (readonly number[])[],
-): Promise<number[]> {
-  const T = Math.max(...texts.map(({ length }) => length)) - 1;
-  if (T < 1) return texts.map(() => 0);
-  const ids = new Int32Array(texts.length * T);
-  const rows: number[] = [];
-  const labels: number[] = [];
-  texts.forEach((text, b) => {
-    text.slice(1).forEach((label, t) => {
-      ids[b * T + t] = text[t] ?? 0;
-      rows.push(b * T + t);
-      labels.push(label);
-    });
-  });
-  const losses = await model.score(
-    cache,
-    { shape: [texts.length, T], data: ids },
-    Int32Array.from(rows),
-    Int32Array.from(labels),
-  );
-  let from = 0;
-  return texts.map(({ length }) => losses.slice(from, (from += length - 1)).reduce((a, b) => a + b, 0));
+  [Q, C]: readonly [number, number],
+): MicroBatch {
+  const examples = texts.map(([first = 0, ...target]) => ({
+    prefix: [{ kind: 'text' as const, ids: [first] }],
+    target,
+  }));
+  return {
+    features: { shape: [0, Q, C], data: new Float32Array() },
+    sequence: layOut(examples, 0, []), // no stem: the cache holds all that comes before
+  };
+}
+
+function sum(values: ArrayLike<number>): number {
+  return Array.from(values).reduce((a, b) => a + b, 0);
 }
 
 /**

@@ -3,7 +3,7 @@
  * The frozen weights have no gradient anywhere: the reverse graph follows the path from the projection only.
  */
 import { concat, argMax, crossEntropy, flattenRows, gather, reshape, sum } from '../tensorflow/ops.js';
-import { multiplyDims } from '../tensorflow/dims.js';
+import type { Dim } from '../tensorflow/dims.js';
 import { gradients } from '../tensorflow/gradients.js';
 import { Graph, only, type GraphTensor } from '../tensorflow/graph.js';
 import type { KeptTensor, Session, TensorFlow, Values } from '../tensorflow/session.js';
@@ -20,9 +20,12 @@ import {
 import type { SequenceBatch } from './sequence.js';
 import type { WeightSource } from './weights.js';
 
+/** Stems whose keys and values stay in TensorFlow; a run has one, or one for each way its prompts begin. */
+const STEMS_KEPT = 16;
+
 /** One unit of computation: its samples' features and their layout. */
 export interface MicroBatch {
-  /** float32[B, Q, C] */
+  /** float32[I, Q, C], one for each sample; none where the layout points to no image */
   readonly features: Values;
   readonly sequence: SequenceBatch;
 }
@@ -64,16 +67,23 @@ export function languageModelGraph({
 }: LanguageModelSpec): { graph: Graph; llama: Llama } {
   const graph = new Graph();
   const llama = new Llama(graph, config, precision);
+  addStemEntry(graph, llama);
   addSequenceEntry(graph, llama, C, projection);
-  addDecodeEntry(graph, llama, 'decode', 'decode_B');
-  addDecodeEntry(graph, llama, 'score', 1);
+  addDecodeEntry(graph, llama);
   return { graph, llama };
 }
 
-/** features, projection and layout → losses, gradients, logits and caches. */
+/** Text that no projection precedes → caches. None at all gives empty caches. */
+function addStemEntry(graph: Graph, llama: Llama): void {
+  const ids = graph.placeholder('stem/ids', 'int32', [1, 'stem_P']);
+  graph.entryPoint('stem', { inputs: { ids }, outputs: namedCaches(llama.forward(llama.embed(ids)).caches) });
+}
+
+/** Past, features, projection and layout → losses, gradients, logits and longer caches. */
 function addSequenceEntry(graph: Graph, llama: Llama, C: number, options: ProjectionOptions): void {
   const { hiddenSize: D } = llama.config;
-  const features = graph.placeholder('features', 'float32', ['B', 'Q', C]);
+  const past = cachePlaceholders(llama, 'past', 1, 'P');
+  const features = graph.placeholder('features', 'float32', ['I', 'Q', C]);
   const parameters = projectionInputs(graph, [C, D]);
   const tokens = graph.placeholder('tokens', 'int32', ['K']);
   const layout = graph.placeholder('layout', 'int32', ['B', 'S']);
@@ -81,11 +91,11 @@ function addSequenceEntry(graph: Graph, llama: Llama, C: number, options: Projec
   const places = graph.placeholder('places', 'int32', ['B', 'S']);
   const targetRows = graph.placeholder('targetRows', 'int32', ['N']);
   const targetIds = graph.placeholder('targetIds', 'int32', ['N']);
-  const softPrompt = project(features, parameters, options); // [B, Q, D]
-  const pool = concat([flattenRows(softPrompt), llama.embed(tokens)], 0); // [B·Q + K, D]
+  const softPrompt = project(features, parameters, options); // [I, Q, D]
+  const pool = concat([flattenRows(softPrompt), llama.embed(tokens)], 0); // [I·Q + K, D]
   const flat = (grid: GraphTensor): GraphTensor => reshape(grid, ['B*S']);
   const embeddings = gather(pool, gather(flat(layout), positions)); // [M, D]
-  const { hidden, caches } = llama.forwardPacked(embeddings, { positions, places });
+  const { hidden, caches } = llama.forwardPacked(embeddings, { positions, places }, past);
   const logits = llama.logits(gather(hidden, gather(flat(places), targetRows))); // [N, V]
   const losses = crossEntropy(logits, targetIds); // [N]
   const lossSum = sum(losses, [0]);
@@ -94,7 +104,17 @@ function addSequenceEntry(graph: Graph, llama: Llama, C: number, options: Projec
     GraphTensor,
   ]; // as wanted
   graph.entryPoint('sequence', {
-    inputs: { features, ...parameters, tokens, layout, positions, places, targetRows, targetIds },
+    inputs: {
+      ...namedCaches(past),
+      features,
+      ...parameters,
+      tokens,
+      layout,
+      positions,
+      places,
+      targetRows,
+      targetIds,
+    },
     outputs: {
       softPrompt,
       logits,
@@ -108,24 +128,24 @@ function addSequenceEntry(graph: Graph, llama: Llama, C: number, options: Projec
   });
 }
 
-/** Tokens after a cached prefix → logits, losses and the longer caches. With batch 1 the prefix is shared by all rows. */
-function addDecodeEntry(graph: Graph, llama: Llama, name: string, pastBatch: string | 1): void {
-  const { layers, kvHeads, headWidth } = llama.config;
-  const [B, T, P, N] = [`${name}_B`, `${name}_T`, `${name}_P`, `${name}_N`];
-  const ids = graph.placeholder(`${name}/ids`, 'int32', [B, T]);
-  const rows = graph.placeholder(`${name}/rows`, 'int32', [N]);
-  const labels = graph.placeholder(`${name}/labels`, 'int32', [N]);
-  const past: LayerCache[] = Array.from({ length: layers }, (_, i) => ({
-    key: graph.placeholder(`${name}/key${i}`, llama.precision, [pastBatch, kvHeads, P, headWidth]),
-    value: graph.placeholder(`${name}/value${i}`, llama.precision, [pastBatch, kvHeads, P, headWidth]),
-  }));
+/** One token after each row of a cached prefix → logits and longer caches. */
+function addDecodeEntry(graph: Graph, llama: Llama): void {
+  const ids = graph.placeholder('decode/ids', 'int32', ['decode_B', 1]);
+  const past = cachePlaceholders(llama, 'decode', 'decode_B', 'decode_P');
   const { hidden, caches } = llama.forward(llama.embed(ids), past);
-  const flat = reshape(hidden, [multiplyDims(B, T), llama.config.hiddenSize]);
-  const logits = llama.logits(gather(flat, rows));
-  graph.entryPoint(name, {
-    inputs: { ids, rows, labels, ...namedCaches(past) },
-    outputs: { logits, next: argMax(logits), losses: crossEntropy(logits, labels), ...namedCaches(caches) },
+  const logits = llama.logits(flattenRows(hidden));
+  graph.entryPoint('decode', {
+    inputs: { ids, ...namedCaches(past) },
+    outputs: { logits, next: argMax(logits), ...namedCaches(caches) },
   });
+}
+
+function cachePlaceholders({ graph, config, precision }: Llama, name: string, B: Dim, P: Dim): LayerCache[] {
+  const shape = [B, config.kvHeads, P, config.headWidth];
+  return Array.from({ length: config.layers }, (_, i) => ({
+    key: graph.placeholder(`${name}/key${i}`, precision, shape),
+    value: graph.placeholder(`${name}/value${i}`, precision, shape),
+  }));
 }
 
 function namedCaches(caches: readonly LayerCache[]): Record<string, GraphTensor> {
@@ -140,6 +160,8 @@ function namedCaches(caches: readonly LayerCache[]): Record<string, GraphTensor>
 /** The frozen LLM with the projection in front of it, loaded and ready to run. */
 export class LanguageModel {
   readonly #cacheNames: readonly string[];
+  /** By their tokens, least lately used first. */
+  readonly #stems = new Map<string, Promise<PrefixCache>>();
 
   private constructor(
     readonly session: Session,
@@ -163,7 +185,8 @@ export class LanguageModel {
 
   /** Loss sum of a micro-batch and its gradient with respect to the projection. */
   async lossAndGradients(projection: Projection, batch: MicroBatch): Promise<UnitGradients> {
-    const { lossSum, dWeight, dBias } = await this.session.run('sequence', feeds(projection, batch), [
+    const inputs = feeds(projection, batch, await this.#stem(batch));
+    const { lossSum, dWeight, dBias } = await this.session.run('sequence', inputs, [
       'lossSum',
       'dWeight',
       'dBias',
@@ -176,9 +199,14 @@ export class LanguageModel {
     };
   }
 
-  /** Cross-entropy of every target in nats, float32[N]. */
-  async losses(projection: Projection, batch: MicroBatch): Promise<Float32Array> {
-    const { losses } = await this.session.run('sequence', feeds(projection, batch), ['losses']);
+  /**
+   * Cross-entropy of every target in nats, float32[N].
+   *
+   * @param past one cached prefix (batch 1) that all samples continue, instead of the batch's stem
+   */
+  async losses(projection: Projection, batch: MicroBatch, past?: PrefixCache): Promise<Float32Array> {
+    const inputs = feeds(projection, batch, past ?? (await this.#stem(batch)));
+    const { losses } = await this.session.run('sequence', inputs, ['losses']);
     return losses.data as Float32Array; // the graph's output is float32
   }
 
@@ -187,7 +215,8 @@ export class LanguageModel {
     projection: Projection,
     batch: MicroBatch,
   ): Promise<Record<'logits' | 'softPrompt' | 'losses', Values>> {
-    return this.session.run('sequence', feeds(projection, batch), ['logits', 'softPrompt', 'losses']);
+    const inputs = feeds(projection, batch, await this.#stem(batch));
+    return this.session.run('sequence', inputs, ['logits', 'softPrompt', 'losses']);
   }
 
   /**
@@ -201,13 +230,14 @@ export class LanguageModel {
     batch: MicroBatch,
     want: 'logits' | 'next',
   ): Promise<{ output: Values; cache: PrefixCache }> {
+    const stem = await this.#stem(batch);
     const { values, kept } = await this.session.runKeeping(
       'sequence',
-      feeds(projection, batch),
+      feeds(projection, batch, stem),
       [want],
       this.#cacheNames,
     );
-    return { output: values[want], cache: { tensors: kept, length: batch.sequence.length } };
+    return { output: values[want], cache: { tensors: kept, length: stem.length + batch.sequence.length } };
   }
 
   /** Appends one token to each row of a cached prefix; takes the old cache and gives the new one. */
@@ -216,27 +246,10 @@ export class LanguageModel {
     ids: Int32Array,
     want: 'logits' | 'next',
   ): Promise<{ output: Values; cache: PrefixCache }> {
-    const B = ids.length;
-    const rows = rowFeeds(Int32Array.from(ids.keys()), new Int32Array(B));
-    const inputs = { ids: { shape: [B, 1], data: ids }, ...rows, ...cache.tensors };
+    const inputs = { ids: { shape: [ids.length, 1], data: ids }, ...cache.tensors };
     const { values, kept } = await this.session.runKeeping('decode', inputs, [want], this.#cacheNames);
     await this.release(cache);
     return { output: values[want], cache: { tensors: kept, length: cache.length + 1 } };
-  }
-
-  /**
-   * Scores many continuations of one cached prefix (batch 1).
-   *
-   * @param ids int32[B, T] inputs
-   * @param rows int32[N] flat positions b·T + t
-   * @param labels int32[N] the tokens that should follow there
-   * @returns cross-entropies in nats, float32[N]
-   */
-  async score(cache: PrefixCache, ids: Values, rows: Int32Array, labels: Int32Array): Promise<Float32Array> {
-    const { losses } = await this.session.run('score', { ids, ...rowFeeds(rows, labels), ...cache.tensors }, [
-      'losses',
-    ]);
-    return losses.data as Float32Array; // the graph's output is float32
   }
 
   /** Frees a cache. */
@@ -248,22 +261,43 @@ export class LanguageModel {
   close(): Promise<void> {
     return this.session.close();
   }
+
+  /** The cache of a batch's stem, computed where it is new. The model owns it. */
+  #stem({ sequence: { stem } }: MicroBatch): Promise<PrefixCache> {
+    const name = stem.join();
+    const cache = this.#stems.get(name) ?? this.#computeStem(stem);
+    this.#stems.delete(name);
+    this.#stems.set(name, cache); // now the last in line to go
+    return cache;
+  }
+
+  async #computeStem(stem: readonly number[]): Promise<PrefixCache> {
+    const [oldest] = this.#stems;
+    if (oldest && this.#stems.size >= STEMS_KEPT) {
+      this.#stems.delete(oldest[0]);
+      await this.release(await oldest[1]);
+    }
+    const ids = { shape: [1, stem.length], data: Int32Array.from(stem) };
+    const { kept } = await this.session.runKeeping('stem', { ids }, [], this.#cacheNames);
+    return { tensors: kept, length: stem.length };
+  }
 }
 
-function rowFeeds(rows: Int32Array, labels: Int32Array): Record<'rows' | 'labels', Values> {
-  return { rows: { shape: [rows.length], data: rows }, labels: { shape: [labels.length], data: labels } };
-}
-
-function feeds(projection: Projection, { features, sequence }: MicroBatch): Record<string, Values> {
-  const [B] = features.shape;
+function feeds(
+  projection: Projection,
+  { features, sequence }: MicroBatch,
+  past: PrefixCache,
+): Record<string, Values | KeptTensor> {
+  const B = sequence.layout.length / sequence.length;
   const vector = (data: Int32Array): Values => ({ shape: [data.length], data });
   return {
+    ...past.tensors,
     features,
     ...projectionFeeds(projection),
     tokens: vector(sequence.tokens),
-    layout: { shape: [B ?? 0, sequence.length], data: sequence.layout },
+    layout: { shape: [B, sequence.length], data: sequence.layout },
     positions: vector(sequence.positions),
-    places: { shape: [B ?? 0, sequence.length], data: sequence.places },
+    places: { shape: [B, sequence.length], data: sequence.places },
     targetRows: vector(sequence.targetRows),
     targetIds: vector(sequence.targetIds),
   };

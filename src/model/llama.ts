@@ -143,11 +143,16 @@ export class Llama {
    * attention sees the padded view. Under the causal mask padding on the right reaches no token.
    *
    * @param x float32[M, D], the tokens of all sequences
+   * @param past as for `forward`
    * @returns hidden float32[M, D], and the caches in the padded view
    */
-  forwardPacked(x: GraphTensor, packing: Packing): { hidden: GraphTensor; caches: LayerCache[] } {
+  forwardPacked(
+    x: GraphTensor,
+    packing: Packing,
+    past?: readonly LayerCache[],
+  ): { hidden: GraphTensor; caches: LayerCache[] } {
     const { shape } = packing.places;
-    return this.#blocks(x, { B: only(shape), S: only(shape, 1) }, { packing });
+    return this.#blocks(x, { B: only(shape), S: only(shape, 1) }, { packing, ...(past && { past }) });
   }
 
   #blocks(

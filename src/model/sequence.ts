@@ -14,8 +14,13 @@ export interface Example {
   readonly target: readonly number[];
 }
 
-/** A micro-batch's layout: what the graph needs besides features and projection. */
+/** A micro-batch's layout: what the graph needs besides features and projection. Positions count after the stem. */
 export interface SequenceBatch {
+  /**
+   * The text tokens that all samples begin with (BOS, `###Human: <Img>` …). No projection changes their keys and values,
+   * so they are computed once and read from a cache.
+   */
+  readonly stem: readonly number[];
   /** int32[K]: text tokens of all samples. K ≥ 1. */
   readonly tokens: Int32Array;
   /** int32[B, S]: row of the pool [soft tokens B·Q; text tokens K] at each position; padding points to the first text token. */
@@ -30,7 +35,7 @@ export interface SequenceBatch {
   readonly targetIds: Int32Array;
   /** Targets of each sample; they sum to N. */
   readonly targetCounts: readonly number[];
-  /** S: the longest sample's length; the last target is never an input. */
+  /** S: the longest sample's length after the stem; the last target is never an input. */
   readonly length: number;
 }
 
@@ -38,15 +43,19 @@ export interface SequenceBatch {
  * Lays out a micro-batch, right-padded to its longest sample. Depends on these examples alone.
  *
  * @param queries Q: soft tokens of one image
+ * @param stem tokens that every example begins with and that a cache stands for
  * @throws if there is no example, or one has no target or an empty prefix
  */
-export function layOut(examples: readonly Example[], queries: number): SequenceBatch {
+export function layOut(
+  examples: readonly Example[],
+  queries: number,
+  stem: readonly number[] = commonStem(examples),
+): SequenceBatch {
   if (examples.length === 0) throw new Error('sequence: a micro-batch must have at least one example');
   if (examples.some((example) => example.target.length === 0))
     throw new Error('sequence: an example must have at least one target token');
-  const lengths = examples.map(
-    (example) => prefixLength(example.prefix, queries) + example.target.length - 1,
-  );
+  const prefixes = examples.map(({ prefix }) => withoutStem(prefix, stem.length));
+  const lengths = examples.map(({ target }, b) => prefixLength(prefixes[b] ?? [], queries) + target.length - 1);
   const S = Math.max(...lengths);
   const tokens: number[] = [];
   const targetRows: number[] = [];
@@ -54,9 +63,10 @@ export function layOut(examples: readonly Example[], queries: number): SequenceB
   const layout = new Int32Array(examples.length * S).fill(firstToken);
   const places = new Int32Array(examples.length * S);
   const positions: number[] = [];
-  examples.forEach((example, b) => {
+  examples.forEach(({ target }, b) => {
+    const prefix = prefixes[b] ?? [];
     let at = b * S;
-    for (const segment of [...example.prefix, { kind: 'text' as const, ids: example.target.slice(0, -1) }]) {
+    for (const segment of [...prefix, { kind: 'text' as const, ids: target.slice(0, -1) }]) {
       const count = segment.kind === 'image' ? queries : segment.ids.length;
       const from = segment.kind === 'image' ? b * queries : firstToken + tokens.length;
       for (let i = 0; i < count; i++) {
@@ -66,12 +76,13 @@ export function layOut(examples: readonly Example[], queries: number): SequenceB
       }
       if (segment.kind === 'text') tokens.push(...segment.ids);
     }
-    const first = b * S + prefixLength(example.prefix, queries) - 1;
+    const first = b * S + prefixLength(prefix, queries) - 1;
     if (first < b * S)
       throw new Error('sequence: a prefix must have at least one position (BOS, prompt or image)');
-    example.target.forEach((_, t) => targetRows.push(first + t));
+    target.forEach((_, t) => targetRows.push(first + t));
   });
   return {
+    stem,
     tokens: Int32Array.from(tokens.length ? tokens : [0]),
     layout,
     positions: Int32Array.from(positions),
@@ -86,4 +97,21 @@ export function layOut(examples: readonly Example[], queries: number): SequenceB
 /** Positions of a prefix. */
 export function prefixLength(prefix: readonly Segment[], queries: number): number {
   return prefix.reduce((sum, segment) => sum + (segment.kind === 'image' ? queries : segment.ids.length), 0);
+}
+
+/** The text that all examples begin with, less what it would take to leave one without a prefix. */
+function commonStem(examples: readonly Example[]): number[] {
+  const starts = examples.map(({ prefix: [first, ...rest] }) =>
+    first?.kind !== 'text' ? [] : rest.length ? first.ids : first.ids.slice(0, -1),
+  );
+  const [one = [], ...others] = starts;
+  const differs = one.findIndex((id, i) => others.some((other) => other[i] !== id));
+  return one.slice(0, differs < 0 ? one.length : differs);
+}
+
+/** A prefix less its first `count` tokens, which are text. */
+function withoutStem(prefix: readonly Segment[], count: number): readonly Segment[] {
+  const [first, ...rest] = prefix;
+  if (count === 0 || first?.kind !== 'text') return prefix;
+  return [{ kind: 'text', ids: first.ids.slice(count) }, ...rest];
 }

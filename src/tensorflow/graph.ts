@@ -77,6 +77,8 @@ export class Graph {
   readonly variables = new Map<string, Variable>();
   readonly entryPoints = new Map<string, EntryPoint>();
   readonly #names = new Set<string>();
+  /** How often a name was wanted, so that thousands of equal ones take no search. */
+  readonly #copies = new Map<string, number>();
   readonly #constants = new Map<string, GraphTensor>();
   readonly #reads = new Map<string, GraphTensor>();
   /** Where the run-time value of a named size is read: axis of a placeholder. */
@@ -282,7 +284,9 @@ export class Graph {
 
   #uniqueName(wanted: string): string {
     let name = wanted;
-    for (let copy = 1; this.#names.has(name); copy++) name = `${wanted}_${copy}`;
+    let copy = this.#copies.get(wanted) ?? 0;
+    while (this.#names.has(name)) name = `${wanted}_${++copy}`;
+    this.#copies.set(wanted, copy);
     this.#names.add(name);
     return name;
   }

@@ -3,7 +3,7 @@
  * mixtures of lengths, caches, micro-batches, precisions.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { LanguageModel, type MicroBatch, type PrefixCache } from '../../src/model/languageModel.js';
+import { LanguageModel, type MicroBatch, type PrefixCache, type UnitGradients } from '../../src/model/languageModel.js';
 import type { Projection } from '../../src/model/projection.js';
 import { layOut, type Example } from '../../src/model/sequence.js';
 import { TensorFlow, type Values } from '../../src/tensorflow/session.js';
@@ -208,6 +208,33 @@ describe('gradient of the projection', () => {
     expect(rounded.dWeight).not.toEqual(exact.dWeight); // it did compute in bfloat16
   });
 
+  it('with the common beginning read from a cache is that of computing it', async () => {
+    const begun = EXAMPLES.map(({ prefix, target }) => ({ prefix: [text(40, 41, 42), ...prefix], target }));
+    const cached = { features, sequence: layOut(begun, Q) };
+    expect(cached.sequence.stem).toEqual([40, 41, 42]);
+    const [whole, after] = [
+      await model.lossAndGradients(projection, { features, sequence: layOut(begun, Q, []) }),
+      await model.lossAndGradients(projection, cached),
+    ];
+    expect(relativeDifference(after.dWeight, whole.dWeight)).toBeLessThan(LIMIT);
+    expect(relativeDifference(after.dBias, whole.dBias)).toBeLessThan(LIMIT);
+    expect(Math.abs(after.lossSum / whole.lossSum - 1)).toBeLessThan(LIMIT);
+  });
+
+  it('keeps the caches of so many beginnings and no more', async () => {
+    const begin = (first: number): Promise<UnitGradients> =>
+      model.lossAndGradients(projection, {
+        features: { shape: [1, Q, C], data: imageOf(features, 0) },
+        sequence: layOut([{ prefix: [text(first), { kind: 'image' }], target: [7, 8] }], Q),
+      });
+    const once = await begin(1);
+    for (let first = 2; first <= 17; first++) await begin(first);
+    const full = await tensorflow.tensorCount();
+    for (let first = 18; first <= 40; first++) await begin(first);
+    expect(await tensorflow.tensorCount()).toBe(full);
+    expect(await begin(1)).toEqual(once); // computed anew
+  });
+
   it('is the same bits every time', async () => {
     for (const one of [model, half]) {
       const first = await one.lossAndGradients(projection, batch);
@@ -236,6 +263,16 @@ describe('caches', () => {
     sequence: layOut(
       Array.from({ length: rows }, () => ({ prefix: PREFIX, target: [0] })),
       Q,
+    ),
+  });
+
+  /** Texts after a cached prefix: each token predicts the next. */
+  const after = (texts: number[][]): MicroBatch => ({
+    features: { shape: [0, Q, C], data: new Float32Array() },
+    sequence: layOut(
+      texts.map(([first = 0, ...target]) => ({ prefix: [text(first)], target })),
+      0,
+      [],
     ),
   });
 
@@ -276,10 +313,7 @@ describe('caches', () => {
     async (precision) => {
       const one = precision === 'float32' ? model : half;
       const { cache } = await one.prefill(projection, prefixOnly(1), 'logits');
-      const ids: Values = { shape: [3, 4], data: Int32Array.from(CONTINUATIONS.flat()) };
-      const rows = Int32Array.from([0, 1, 2, 4, 5, 6, 8, 9, 10]); // the first three tokens of each predict the next
-      const labels = Int32Array.from(CONTINUATIONS.flatMap((row) => row.slice(1)));
-      const scores = await one.score(cache, ids, rows, labels);
+      const scores = await one.losses(projection, after(CONTINUATIONS), cache);
       const losses = await one.losses(projection, full(3));
       const expected = [0, 1, 2].flatMap((b) => [...losses.subarray(b * 5 + 1, b * 5 + 4)]);
       // bfloat16 rounds the activations of another batch shape another way: 2^-8 each, averaged over the products' sums
@@ -290,8 +324,7 @@ describe('caches', () => {
 
   it('the cache of a shared prefix serves again and again', async () => {
     const { cache } = await model.prefill(projection, prefixOnly(1), 'logits');
-    const ask = (from: PrefixCache): Promise<Float32Array> =>
-      model.score(from, { shape: [1, 1], data: Int32Array.of(5) }, Int32Array.of(0), Int32Array.of(6));
+    const ask = (past: PrefixCache): Promise<Float32Array> => model.losses(projection, after([[5, 6]]), past);
     expect(await ask(cache)).toEqual(await ask(cache));
     await model.release(cache);
   });

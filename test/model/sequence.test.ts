@@ -23,6 +23,17 @@ describe('layOut', () => {
     expect(batch.targetCounts).toEqual([3, 1]);
   });
 
+  it.each<[string, Segment[][], number[]]>([
+    ['all begin with', [[text(1, 2, 3), image], [text(1, 2, 4), image]], [1, 2]],
+    ['of one alone, up to its image', [[text(1, 2), image, text(3)]], [1, 2]],
+    ['less one token where text is all there is', [[text(1, 2)], [text(1, 2), image]], [1]],
+    ['where one begins with its image: none', [[image, text(1)], [text(1), image]], []],
+  ])('the stem is the text that %s', (_, prefixes, stem) => {
+    const examples = prefixes.map((prefix) => ({ prefix, target: [9] }));
+    expect(layOut(examples, 2).stem).toEqual(stem);
+    expect(layOut(examples, 2, []).length).toBe(layOut(examples, 2).length + stem.length);
+  });
+
   it('a bare image has no text but still a token to point to', () => {
     const batch = layOut([{ prefix: [image], target: [3] }], 2);
     expect([...batch.tokens]).toEqual([0]);
@@ -64,7 +75,7 @@ describe('layOut', () => {
         fc.array(example, { minLength: 1, maxLength: 5 }),
         fc.integer({ min: 1, max: 4 }),
         (examples, Q) => {
-          const { tokens, layout, targetRows, targetIds, length: S } = layOut(examples, Q);
+          const { stem, tokens, layout, targetRows, targetIds, length: S } = layOut(examples, Q);
           const pool = [
             ...examples.flatMap((_, b) => Array.from({ length: Q }, (__, q) => `image ${b}.${q}`)),
             ...Array.from(tokens, (id) => `token ${id}`),
@@ -77,8 +88,10 @@ describe('layOut', () => {
                 ? Array.from({ length: Q }, (_, q) => `image ${b}.${q}`)
                 : part.ids.map((id) => `token ${id}`),
             );
-            const whole = [...before, ...target.map((id) => `token ${id}`)];
             expect(prefixLength(prefix, Q)).toBe(before.length);
+            expect(before.slice(0, stem.length)).toEqual(stem.map((id) => `token ${id}`));
+            const whole = [...before.slice(stem.length), ...target.map((id) => `token ${id}`)];
+            expect(whole.length).toBeGreaterThan(target.length); // something is left to predict the first target
             expect(read.slice(0, whole.length - 1)).toEqual(whole.slice(0, -1));
             for (const id of target) {
               const position = (targetRows[row] ?? NaN) - b * S;
@@ -89,7 +102,7 @@ describe('layOut', () => {
           });
           expect(row).toBe(targetIds.length);
           const longest = examples.map(({ prefix, target }) => prefixLength(prefix, Q) + target.length - 1);
-          expect(S).toBe(Math.max(...longest));
+          expect(S).toBe(Math.max(...longest) - stem.length);
         },
       ),
     );
