@@ -50,7 +50,12 @@ export async function likelihoods(
 ): Promise<Float32Array[]> {
   // The first token of every text follows the prefix itself; the others are one batch after its cache.
   const rest = texts.flatMap((text, index) => (text.length > 1 ? [{ text, index }] : []));
-  const batch = rest.length ? continuations(rest.map(({ text }) => text), shape) : undefined;
+  const batch = rest.length
+    ? continuations(
+        rest.map(({ text }) => text),
+        shape,
+      )
+    : undefined;
   const table: Float32Array[] = [];
   for (const [done, features] of images.entries()) {
     const input = prefixBatch([{ features, prefix }], shape);
@@ -69,10 +74,7 @@ export async function likelihoods(
 }
 
 /** Texts after a cached prefix: each token but the first is a target. */
-function continuations(
-  texts: readonly (readonly number[])[],
-  [Q, C]: readonly [number, number],
-): MicroBatch {
+function continuations(texts: readonly (readonly number[])[], [Q, C]: readonly [number, number]): MicroBatch {
   const examples = texts.map(([first = 0, ...target]) => ({
     prefix: [{ kind: 'text' as const, ids: [first] }],
     target,

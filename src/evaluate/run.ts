@@ -187,8 +187,11 @@ async function writeCaptions({
   events,
 }: Setting): Promise<WrittenCaption[]> {
   const chosen = items.slice(0, config.evaluate.captions);
-  const texts = await writeTexts(model, projection, chosen, { ...config.evaluate, endId: prompter.endId });
-  events.progress?.('captions', chosen.length, chosen.length);
+  const texts = await writeTexts(model, projection, chosen, {
+    ...config.evaluate,
+    endId: prompter.endId,
+    onProgress: (done) => events.progress?.('captions', done, chosen.length),
+  });
   const describes = config.train.stage === 'finetune';
   return chosen.flatMap((item, i) => (texts[i] ? [writtenCaption(item, texts[i], describes)] : []));
 }

@@ -21,6 +21,8 @@ export interface GenerationOptions extends SamplingOptions {
   readonly random?: () => number;
   /** Rows computed together. */
   readonly batchSize?: number;
+  /** Told how many texts are complete. */
+  readonly onProgress?: (done: number) => void;
 }
 
 /** A generated text in tokens. */
@@ -46,6 +48,7 @@ export async function generate(
 ): Promise<Generated[]> {
   const { batchSize = 16 } = options;
   const results: Generated[] = [];
+  let done = 0;
   for (const members of batchesOfEqualLength(inputs, shape[0], batchSize)) {
     const texts = await generateBatch(
       model,
@@ -55,6 +58,8 @@ export async function generate(
       options,
     );
     members.forEach(({ index }, row) => (results[index] = texts[row] ?? { ids: [], ended: false }));
+    done += members.length;
+    options.onProgress?.(done);
   }
   return results;
 }
@@ -69,23 +74,35 @@ async function generateBatch(
   const { maxNewTokens, endId, temperature, repetitionPenalty = 1 } = options;
   const want = temperature === undefined && repetitionPenalty === 1 ? 'next' : 'logits';
   const texts = inputs.map(() => ({ ids: [] as number[], ended: false }));
+  let going = texts; // the text of each row of the cache
   let cache: PrefixCache | undefined;
   try {
     let run = await model.prefill(projection, prefixBatch(inputs, shape), want);
     for (;;) {
       cache = run.cache;
-      const chosen = choose(run.output, texts, options);
-      texts.forEach((text, row) => {
-        if (text.ended) return;
+      const chosen = choose(run.output, going, options);
+      going.forEach((text, row) => {
         if (chosen[row] === endId) text.ended = true;
         else text.ids.push(chosen[row] ?? 0);
       });
-      if (texts.every(({ ids, ended }) => ended || ids.length >= maxNewTokens)) return texts;
-      run = await model.decode(cache, chosen, want);
+      // Complete texts leave the batch: the others do not wait on their rows.
+      const rows = [...going.keys()].filter((row) => isGoing(going[row], maxNewTokens));
+      if (rows.length === 0) return texts;
+      going = rows.flatMap((row) => going[row] ?? []);
+      run = await model.decode(
+        cache,
+        Int32Array.from(rows),
+        Int32Array.from(rows, (row) => chosen[row] ?? 0),
+        want,
+      );
     }
   } finally {
     if (cache) await model.release(cache);
   }
+}
+
+function isGoing(text: Generated | undefined, maxNewTokens: number): boolean {
+  return text !== undefined && !text.ended && text.ids.length < maxNewTokens;
 }
 
 function choose(output: Values, texts: readonly { ids: number[] }[], options: GenerationOptions): Int32Array {

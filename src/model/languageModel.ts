@@ -128,14 +128,16 @@ function addSequenceEntry(graph: Graph, llama: Llama, C: number, options: Projec
   });
 }
 
-/** One token after each row of a cached prefix → logits and longer caches. */
+/** One token after each chosen row of a cache → logits and longer caches. */
 function addDecodeEntry(graph: Graph, llama: Llama): void {
   const ids = graph.placeholder('decode/ids', 'int32', ['decode_B', 1]);
-  const past = cachePlaceholders(llama, 'decode', 'decode_B', 'decode_P');
+  const rows = graph.placeholder('decode/rows', 'int32', ['decode_B']);
+  const held = cachePlaceholders(llama, 'decode', 'decode_R', 'decode_P');
+  const past = held.map(({ key, value }) => ({ key: gather(key, rows), value: gather(value, rows) }));
   const { hidden, caches } = llama.forward(llama.embed(ids), past);
   const logits = llama.logits(flattenRows(hidden));
   graph.entryPoint('decode', {
-    inputs: { ids, ...namedCaches(past) },
+    inputs: { ids, rows, ...namedCaches(held) },
     outputs: { logits, next: argMax(logits), ...namedCaches(caches) },
   });
 }
@@ -240,13 +242,23 @@ export class LanguageModel {
     return { output: values[want], cache: { tensors: kept, length: stem.length + batch.sequence.length } };
   }
 
-  /** Appends one token to each row of a cached prefix; takes the old cache and gives the new one. */
+  /**
+   * Appends one token to each of the chosen rows; takes the old cache and gives the new one.
+   *
+   * @param rows int32[B]: the row of the cache that each token follows; rows may be left out, repeated and reordered
+   * @param ids int32[B]
+   */
   async decode(
     cache: PrefixCache,
+    rows: Int32Array,
     ids: Int32Array,
     want: 'logits' | 'next',
   ): Promise<{ output: Values; cache: PrefixCache }> {
-    const inputs = { ids: { shape: [ids.length, 1], data: ids }, ...cache.tensors };
+    const inputs = {
+      ids: { shape: [ids.length, 1], data: ids },
+      rows: { shape: [rows.length], data: rows },
+      ...cache.tensors,
+    };
     const { values, kept } = await this.session.runKeeping('decode', inputs, [want], this.#cacheNames);
     await this.release(cache);
     return { output: values[want], cache: { tensors: kept, length: cache.length + 1 } };

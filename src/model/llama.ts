@@ -230,7 +230,8 @@ export class Llama {
   #append(past: GraphTensor | undefined, now: GraphTensor, B: Dim): GraphTensor {
     const rounded = cast(now, this.precision);
     if (!past) return rounded;
-    return concat([broadcastTo(past, [B, ...past.shape.slice(1)]), rounded], 2);
+    const shared = only(past.shape) === 1 && B !== 1;
+    return concat([shared ? broadcastTo(past, [B, ...past.shape.slice(1)]) : past, rounded], 2);
   }
 
   #mlp(i: number, x: GraphTensor): GraphTensor {

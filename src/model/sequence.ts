@@ -55,7 +55,9 @@ export function layOut(
   if (examples.some((example) => example.target.length === 0))
     throw new Error('sequence: an example must have at least one target token');
   const prefixes = examples.map(({ prefix }) => withoutStem(prefix, stem.length));
-  const lengths = examples.map(({ target }, b) => prefixLength(prefixes[b] ?? [], queries) + target.length - 1);
+  const lengths = examples.map(
+    ({ target }, b) => prefixLength(prefixes[b] ?? [], queries) + target.length - 1,
+  );
   const S = Math.max(...lengths);
   const tokens: number[] = [];
   const targetRows: number[] = [];

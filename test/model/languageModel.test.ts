@@ -3,7 +3,12 @@
  * mixtures of lengths, caches, micro-batches, precisions.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { LanguageModel, type MicroBatch, type PrefixCache, type UnitGradients } from '../../src/model/languageModel.js';
+import {
+  LanguageModel,
+  type MicroBatch,
+  type PrefixCache,
+  type UnitGradients,
+} from '../../src/model/languageModel.js';
 import type { Projection } from '../../src/model/projection.js';
 import { layOut, type Example } from '../../src/model/sequence.js';
 import { TensorFlow, type Values } from '../../src/tensorflow/session.js';
@@ -287,7 +292,7 @@ describe('caches', () => {
       const expected = [0, 1, 2].flatMap((b) => [...row(b, t)]);
       expect(relativeDifference(state.output.data, expected)).toBeLessThan(LIMIT);
       const next = Int32Array.from(CONTINUATIONS, (ids) => ids[t] ?? 0);
-      state = await model.decode(state.cache, next, 'logits');
+      state = await model.decode(state.cache, Int32Array.of(0, 1, 2), next, 'logits');
       expect(state.cache.length).toBe(2 + Q + 1 + t + 1);
     }
     await model.release(state.cache);
@@ -297,7 +302,7 @@ describe('caches', () => {
   it('the likeliest next tokens are those of the logits, at prefill and at decoding', async () => {
     const step = async (want: 'logits' | 'next'): Promise<Values[]> => {
       const first = await model.prefill(projection, prefixOnly(3), want);
-      const second = await model.decode(first.cache, Int32Array.of(11, 21, 31), want);
+      const second = await model.decode(first.cache, Int32Array.of(0, 1, 2), Int32Array.of(11, 21, 31), want);
       await model.release(second.cache);
       return [first.output, second.output];
     };

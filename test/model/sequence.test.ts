@@ -24,10 +24,24 @@ describe('layOut', () => {
   });
 
   it.each<[string, Segment[][], number[]]>([
-    ['all begin with', [[text(1, 2, 3), image], [text(1, 2, 4), image]], [1, 2]],
+    [
+      'all begin with',
+      [
+        [text(1, 2, 3), image],
+        [text(1, 2, 4), image],
+      ],
+      [1, 2],
+    ],
     ['of one alone, up to its image', [[text(1, 2), image, text(3)]], [1, 2]],
     ['less one token where text is all there is', [[text(1, 2)], [text(1, 2), image]], [1]],
-    ['where one begins with its image: none', [[image, text(1)], [text(1), image]], []],
+    [
+      'where one begins with its image: none',
+      [
+        [image, text(1)],
+        [text(1), image],
+      ],
+      [],
+    ],
   ])('the stem is the text that %s', (_, prefixes, stem) => {
     const examples = prefixes.map((prefix) => ({ prefix, target: [9] }));
     expect(layOut(examples, 2).stem).toEqual(stem);

@@ -175,7 +175,7 @@ describe('float32', () => {
     let state = await model.prefill(projection, { ...textBatch, sequence }, 'next');
     const got = [state.output.data[0] ?? NaN];
     while (got.length < greedyIds.length) {
-      state = await model.decode(state.cache, Int32Array.from(got.slice(-1)), 'next');
+      state = await model.decode(state.cache, Int32Array.of(0), Int32Array.from(got.slice(-1)), 'next');
       got.push(state.output.data[0] ?? NaN);
     }
     await model.release(state.cache);
