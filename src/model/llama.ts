@@ -22,7 +22,7 @@ import {
   select,
   sin,
   softmax,
-  splitLast,
+  split,
   transpose,
 } from '../tensorflow/ops.js';
 import { batchProduct, linear, rmsNorm, silu, splitHeads, type Precision } from './layers.js';
@@ -202,10 +202,11 @@ export class Llama {
     const { hiddenSize: D, heads: H, kvHeads: K, headWidth: W } = this.config;
     const tokens = linear(x, this.graph.variable(`layer${i}/qkv`, this.precision, [(H + 2 * K) * W, D]));
     const qkv = packing ? gather(tokens, packing.places) : tokens; // [B, S, (H+2K)W]
-    const [q, k, v] = splitLast(qkv, [H * W, K * W, K * W]) as [GraphTensor, GraphTensor, GraphTensor]; // three widths, three parts
-    const query = rotate(transpose(splitHeads(q, H, W), [0, 2, 1, 3]), rotary); // [B, H, S, W]
-    const key = this.#append(past?.key, rotate(transpose(splitHeads(k, K, W), [0, 2, 1, 3]), rotary), B); // [B, K, P+S, W]
-    const value = this.#append(past?.value, transpose(splitHeads(v, K, W), [0, 2, 1, 3]), B); // [B, K, P+S, W]
+    const heads = transpose(splitHeads(qkv, H + 2 * K, W), [0, 2, 1, 3]); // [B, H+2K, S, W]
+    const [qk, v] = split(heads, [H + K, K], 1) as [GraphTensor, GraphTensor]; // two sizes, two parts
+    const [query, k] = split(rotate(qk, rotary), [H, K], 1) as [GraphTensor, GraphTensor]; // likewise
+    const key = this.#append(past?.key, k, B); // [B, K, P+S, W]
+    const value = this.#append(past?.value, v, B); // [B, K, P+S, W]
     // The H/K queries of a key head become rows of one product: keys and values are never repeated.
     const G = H / K;
     const rows = multiplyDims(G, S);
@@ -237,7 +238,7 @@ export class Llama {
   #mlp(i: number, x: GraphTensor): GraphTensor {
     const { hiddenSize: D, intermediateSize: F } = this.config;
     const gateUp = linear(x, this.graph.variable(`layer${i}/gateUp`, this.precision, [2 * F, D]));
-    const [gate, up] = splitLast(gateUp, [F, F]) as [GraphTensor, GraphTensor]; // two widths, two parts
+    const [gate, up] = split(gateUp, [F, F], -1) as [GraphTensor, GraphTensor]; // two sizes, two parts
     return linear(mul(silu(gate), up), this.graph.variable(`layer${i}/down`, this.precision, [D, F]));
   }
 
@@ -248,8 +249,8 @@ export class Llama {
     ); // [W/2]
     const positions = cast(add(range(like, S), this.graph.size(P)), 'float32'); // [S]
     const angles = mul(reshape(positions, [S, 1]), frequencies); // [S, W/2]
-    const both = concat([angles, angles], 1); // [S, W]
-    return { cos: cos(both), sin: sin(both) };
+    const [c, s] = [cos(angles), sin(angles)];
+    return { cos: concat([c, c], 1), sin: concat([neg(s), s], 1) };
   }
 
   #embedding(): GraphTensor {
@@ -288,17 +289,18 @@ interface AttentionContext {
   readonly packing?: Packing;
 }
 
+/** [S, W] each; the first half of the sines is negative. */
 interface Rotary {
   readonly cos: GraphTensor;
   readonly sin: GraphTensor;
 }
 
-/** Rotate-half layout: rotate(x) = concat(-x[W/2:], x[:W/2]). */
+/** Rotate-half layout: x·cos + concat(-x[W/2:], x[:W/2])·sin, the minus being in the table of sines. */
 function rotate(x: GraphTensor, { cos: c, sin: s }: Rotary): GraphTensor {
   const W = x.shape.at(-1);
   if (typeof W !== 'number') throw new Error(`llama: the head width must be known, got ${W}`);
-  const [x1, x2] = splitLast(x, [W / 2, W / 2]) as [GraphTensor, GraphTensor]; // two widths, two parts
-  return add(mul(x, c), mul(concat([neg(x2), x1], -1), s));
+  const [x1, x2] = split(x, [W / 2, W / 2], -1) as [GraphTensor, GraphTensor]; // two sizes, two parts
+  return add(mul(x, c), mul(concat([x2, x1], -1), s));
 }
 
 /** Additive mask [S, P+S]: 0 where the key is not after the query, else a number whose exponential is 0. */

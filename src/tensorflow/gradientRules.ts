@@ -6,11 +6,15 @@ import { addDims, sameShape, sizeOf, subtractDims, type Dim, type Shape } from '
 import { only, type GraphNode, type GraphTensor } from './graph.js';
 import * as ops from './ops.js';
 
-/** Gradients of the node's inputs, in order; `undefined` for inputs that have none (indices, shapes). */
+/**
+ * Gradients of the node's inputs, in order; `undefined` for inputs that have none (indices, shapes). `dy` is the
+ * gradient of the first output, `dyOf` that of any: zeros where the loss does not depend on it.
+ */
 export type GradientRule = (
   node: GraphNode,
   dy: GraphTensor,
   wanted: (input: number) => boolean,
+  dyOf: (output: number) => GraphTensor,
 ) => (GraphTensor | undefined)[];
 
 const input = (node: GraphNode, index = 0): GraphTensor => only(node.inputs, index);
@@ -77,6 +81,12 @@ export const gradientRules: Readonly<Record<string, GradientRule>> = {
     ];
   },
   ConcatV2: concatGradient,
+  SplitV: (node, _, __, dyOf) => [
+    ops.concat(
+      node.outputs.map((_output, index) => dyOf(index)),
+      only(constantInts(input(node, 2))),
+    ),
+  ],
   Slice: (node, dy) => {
     const begin = shapeInputs(input(node, 1));
     const { shape } = input(node);

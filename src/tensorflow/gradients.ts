@@ -1,8 +1,8 @@
 /** Reverse-mode differentiation of a graph, along the paths from the wanted tensors only: frozen weights get no gradient. */
 import { formatShape } from './dims.js';
 import { gradientRules } from './gradientRules.js';
-import { graphError, type GraphNode, type GraphTensor } from './graph.js';
-import { add, scalarLike } from './ops.js';
+import { graphError, only, type GraphNode, type GraphTensor } from './graph.js';
+import { add, broadcastTo, scalarLike } from './ops.js';
 
 /**
  * Adds the nodes that compute d(loss)/d(wanted).
@@ -19,10 +19,9 @@ export function gradients(loss: GraphTensor, wanted: readonly GraphTensor[]): Gr
   const collected = new Map<GraphTensor, GraphTensor>([[loss, scalarLike(loss, 1)]]);
   for (const node of nodes.reverse()) {
     if (!onPath.has(node)) continue;
-    const first = node.outputs[0];
-    const dy = first && collected.get(first);
+    const reached = node.outputs.some((output) => collected.has(output));
     const leadsOn = node.inputs.some((source) => onPath.has(source.node));
-    if (dy && leadsOn) accumulate(collected, node, dy, (source) => onPath.has(source.node));
+    if (reached && leadsOn) accumulate(collected, node, (source) => onPath.has(source.node));
   }
   return wanted.map(
     (tensor) =>
@@ -40,7 +39,6 @@ function dependents(nodes: readonly GraphNode[], wanted: readonly GraphTensor[])
 function accumulate(
   collected: Map<GraphTensor, GraphTensor>,
   node: GraphNode,
-  dy: GraphTensor,
   onPath: (source: GraphTensor) => boolean,
 ): void {
   const rule =
@@ -50,7 +48,11 @@ function accumulate(
     const source = node.inputs[index];
     return source !== undefined && onPath(source);
   };
-  rule(node, dy, wantedInput).forEach((gradient, index) => {
+  const dyOf = (index: number): GraphTensor => {
+    const output = only(node.outputs, index);
+    return collected.get(output) ?? broadcastTo(scalarLike(output, 0), output.shape);
+  };
+  rule(node, dyOf(0), wantedInput, dyOf).forEach((gradient, index) => {
     const source = node.inputs[index];
     if (!gradient || !source || !wantedInput(index)) return;
     const known = collected.get(source);

@@ -180,20 +180,25 @@ export function slice(x: GraphTensor, begin: readonly Dim[], size: Shape): Graph
   return x.graph.addOne({ op: 'Slice', inputs, attributes }, x.dtype, size);
 }
 
+/** Cuts `axis` into parts of the given sizes, which must add up to it. */
+export function split(x: GraphTensor, sizes: readonly number[], axis: number): GraphTensor[] {
+  const [at] = normalAxes('split', x, [axis]) as [number]; // one axis, one back
+  if (only(x.shape, at) !== sizes.reduce((a, b) => a + b, 0))
+    graphError(
+      'split',
+      `sizes must add up to axis ${at} of ${formatShape(x.shape)}, got [${sizes.join(', ')}]`,
+    );
+  return x.graph.add({
+    op: 'SplitV',
+    inputs: [x, x.graph.constant(sizes, 'int32'), x.graph.constant(at, 'int32')],
+    attributes: { num_split: int(sizes.length), T: type(valueType(x)), Tlen: type('int32') },
+    outputs: sizes.map((size) => ({ dtype: x.dtype, shape: x.shape.with(at, size) })),
+  });
+}
+
 /** Cuts the last axis into parts of the given widths, which must add up to it. */
 export function splitLast(x: GraphTensor, widths: readonly number[]): GraphTensor[] {
-  const total = widths.reduce((a, b) => a + b, 0);
-  if (x.shape.at(-1) !== total)
-    graphError(
-      'splitLast',
-      `widths must add up to the last axis of ${formatShape(x.shape)}, got [${widths.join(', ')}]`,
-    );
-  let from = 0;
-  return widths.map((width) => {
-    const begin = x.shape.map((_, axis) => (axis === x.shape.length - 1 ? from : 0));
-    from += width;
-    return slice(x, begin, [...x.shape.slice(0, -1), width]);
-  });
+  return split(x, widths, -1);
 }
 
 /** Zeros around `x`: `paddings[axis]` = [before, after]. */

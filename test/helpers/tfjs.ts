@@ -44,6 +44,7 @@ export interface Tfjs {
   reshape(x: TfTensor, shape: readonly number[]): TfTensor;
   transpose(x: TfTensor, order: readonly number[]): TfTensor;
   concat(parts: readonly TfTensor[], axis: number): TfTensor;
+  split(x: TfTensor, sizes: readonly number[], axis: number): TfTensor[];
   slice(x: TfTensor, begin: readonly number[], size: readonly number[]): TfTensor;
   gather(table: TfTensor, indices: TfTensor): TfTensor;
   broadcastTo(x: TfTensor, shape: readonly number[]): TfTensor;

@@ -165,6 +165,26 @@ const layouts: Case[] = [
     tape: (tf, a, b) => tf.concat([a, b, a], 0),
   },
   {
+    op: 'SplitV',
+    name: 'three parts, each used another way, one twice',
+    inputs: [['B', 7]],
+    build: (x) => {
+      const [a, b, c] = ops.split(x, [2, 2, 3], 1) as [GraphTensor, GraphTensor, GraphTensor]; // three sizes
+      return ops.concat([ops.mul(a, b), ops.square(c), a], 1);
+    },
+    tape: (tf, x) => {
+      const [a, b, c] = tf.split(x, [2, 2, 3], 1) as [TfTensor, TfTensor, TfTensor]; // three sizes
+      return tf.concat([tf.mul(a, b), tf.square(c), a], 1);
+    },
+  },
+  {
+    op: 'SplitV',
+    name: 'a middle axis, the first part unused',
+    inputs: [['B', 3, 2]],
+    build: (x) => ops.square(ops.split(x, [1, 2], 1)[1] ?? x),
+    tape: (tf, x) => tf.square(tf.split(x, [1, 2], 1)[1] ?? x),
+  },
+  {
     op: 'Slice',
     name: 'known window',
     inputs: [['B', 5, 4]],
