@@ -25,7 +25,7 @@ const PROJECTION = 'runs/quickstart/projection.safetensors';
 const phases = [
   { name: 'build', command: ['npm', 'run', '-s', 'build'] },
   { name: 'set-up', command: minigpt4('setup') },
-  { name: 'pack', command: minigpt4('pack', 'emoji', '--out', 'shards/quickstart', '--views', '1') },
+  { name: 'pack', command: minigpt4('pack', 'emoji', '--out', 'shards/quickstart', '--views', '2') },
   ...STAGES.map(({ verb, config, run }) => ({
     name: verb,
     command: minigpt4(verb, '--config', config, '--run', run),
