@@ -90,7 +90,7 @@ function parseHeader(cursor: GgufCursor): GgufHeader {
   for (let i = 0; i < tensorCount; i++) descriptions.push(describeTensor(cursor));
   const alignment = keyValues.get('general.alignment') ?? 32;
   if (typeof alignment !== 'number' || !Number.isSafeInteger(alignment) || alignment < 1) {
-    throw cursor.fault('general.alignment must be a positive integer', JSON.stringify(alignment));
+    throw cursor.fault('general.alignment must be a positive integer', describe(alignment));
   }
   const dataStart = Math.ceil(cursor.position / alignment) * alignment;
   const tensors = descriptions.map((tensor) => ({ ...tensor, position: dataStart + tensor.position }));
@@ -123,6 +123,10 @@ function describeTensor(cursor: GgufCursor): GgufTensor {
   const sizeBytes = (elements / type.blockElements) * type.blockBytes;
   const position = cursor.uint64(`offset of "${name}"`);
   return { name, dtype: type.dtype, shape: dimensions.reverse(), position, sizeBytes, type };
+}
+
+function describe(value: GgufValue): string {
+  return Array.isArray(value) ? `a list of ${value.length}` : String(value);
 }
 
 function texts(keyValues: ReadonlyMap<string, GgufValue>): Record<string, string> {

@@ -10,6 +10,7 @@ export class NeedsMoreBytes extends Error {
 }
 
 const MAX_DEPTH = 8; // arrays of arrays; real files have none
+const MAX_ELEMENTS = 4_000_000; // of all arrays; some ten times the largest vocabularies, and a byte takes eight here
 
 /** Least bytes of a value, by type number; an array has its type and count, a text its length. */
 const LEAST_BYTES: readonly number[] = [1, 1, 2, 2, 4, 4, 4, 1, 8, 12, 8, 8, 8];
@@ -21,6 +22,7 @@ export class GgufCursor {
   private readonly view: DataView;
   private readonly decoder = new TextDecoder();
   position = 0;
+  private elements = 0;
 
   /** @param bytes the beginning of the file, or all of it; @param fileBytes the size of the whole file */
   constructor(
@@ -79,6 +81,10 @@ export class GgufCursor {
     if (depth === MAX_DEPTH) throw this.fault(`${what} must nest at most ${MAX_DEPTH} deep`, 'more');
     const type = this.uint32();
     const count = this.count(`number of elements in the ${what}`, LEAST_BYTES[type] ?? 1);
+    this.elements += count;
+    if (this.elements > MAX_ELEMENTS) {
+      throw this.fault(`arrays must have at most ${MAX_ELEMENTS} elements in all`, this.elements);
+    }
     const values: GgufValue[] = [];
     for (let i = 0; i < count; i++) values.push(this.value(type, what, depth + 1));
     return values;

@@ -1,12 +1,13 @@
 /**
- * Hugging Face model folders: config.json, and weights in model.safetensors or in shards that an index lists.
- * Format of the index: huggingface/transformers, `model.safetensors.index.json`, written by `save_pretrained`.
+ * Hugging Face model folders: config.json, and weights as safetensors or PyTorch files, in one file or in shards that an
+ * index lists. Format of the index: huggingface/transformers, `….index.json`, written by `save_pretrained`.
  */
 import { readFile, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 
 import { UserError } from '../errors.js';
 import { fileError } from '../files.js';
+import { openPyTorch } from './pytorch.js';
 import { openSafetensors } from './safetensors.js';
 import { missingTensor, type WeightSource } from './weights.js';
 
@@ -16,8 +17,22 @@ export interface HuggingFaceFolder extends WeightSource {
   readonly config: Readonly<Record<string, unknown>>;
 }
 
-const WEIGHTS = 'model.safetensors';
-const INDEX = 'model.safetensors.index.json';
+/** A way in which a folder holds its weights: one file, or an index of several. */
+interface Layout {
+  readonly file: string;
+  readonly index: string;
+  readonly open: (path: string) => Promise<WeightSource>;
+}
+
+/** In order of preference: a folder often has both. */
+const LAYOUTS: readonly Layout[] = [
+  { file: 'model.safetensors', index: 'model.safetensors.index.json', open: openSafetensors },
+  {
+    file: 'pytorch_model.bin',
+    index: 'pytorch_model.bin.index.json',
+    open: (path) => openPyTorch(path, { root: '' }), // `save_pretrained` writes bare state dicts
+  },
+];
 
 /**
  * Opens a model folder; only the weights' tables of contents are read.
@@ -26,27 +41,29 @@ const INDEX = 'model.safetensors.index.json';
  */
 export async function openHuggingFaceFolder(folder: string): Promise<HuggingFaceFolder> {
   const config = await readJsonObject(join(folder, 'config.json'));
-  const weights = (await exists(join(folder, WEIGHTS)))
-    ? await openSafetensors(join(folder, WEIGHTS))
-    : await openShards(folder);
+  const weights = await openWeights(folder);
   return { ...weights, path: folder, config };
 }
 
-/** Opens every shard that the index names, and checks that each tensor is in the shard the index says. */
-async function openShards(folder: string): Promise<WeightSource> {
-  const indexPath = join(folder, INDEX);
-  if (!(await exists(indexPath))) {
-    throw new UserError(
-      `${folder}: must hold ${WEIGHTS} or ${INDEX}, got neither (fetch or convert the weights)`,
-    );
+async function openWeights(folder: string): Promise<WeightSource> {
+  for (const { file, index, open } of LAYOUTS) {
+    if (await exists(join(folder, file))) return open(join(folder, file));
+    if (await exists(join(folder, index))) return openShards(folder, index, open);
   }
+  const names = LAYOUTS.flatMap(({ file, index }) => [file, index]).join(' or ');
+  throw new UserError(`${folder}: must hold ${names}, got none (fetch or convert the weights)`);
+}
+
+/** Opens every shard that the index names, and checks that each tensor is in the shard the index says. */
+async function openShards(folder: string, index: string, open: Layout['open']): Promise<WeightSource> {
+  const indexPath = join(folder, index);
   const files = parseIndex(indexPath, await readJsonObject(indexPath));
   const shards = new Map<string, WeightSource>();
   const close = async () => {
     for (const shard of shards.values()) await shard.close();
   };
   try {
-    for (const file of new Set(files.values())) shards.set(file, await openSafetensors(join(folder, file)));
+    for (const file of new Set(files.values())) shards.set(file, await open(join(folder, file)));
     return joinShards(folder, locateTensors(indexPath, files, shards), close);
   } catch (error) {
     await close();

@@ -87,17 +87,16 @@ function parseHeader(path: string, bytes: Uint8Array): Record<string, unknown> {
   } catch (cause) {
     throw new UserError(`${path}: header must be JSON (is it a safetensors file?)`, { cause });
   }
-  if (!isRecord(header)) throw fault(path, 'header must be a JSON object', JSON.stringify(header));
+  if (!isRecord(header)) throw fault(path, 'header must be a JSON object', shown(header));
   return header;
 }
 
 function parseMetadata(path: string, metadata: unknown): Record<string, string> {
   if (metadata === undefined) return {};
-  if (!isRecord(metadata)) throw fault(path, '__metadata__ must be an object', JSON.stringify(metadata));
+  if (!isRecord(metadata)) throw fault(path, '__metadata__ must be an object', shown(metadata));
   return Object.fromEntries(
     Object.entries(metadata).map(([key, value]) => {
-      if (typeof value !== 'string')
-        throw fault(path, `__metadata__.${key} must be text`, JSON.stringify(value));
+      if (typeof value !== 'string') throw fault(path, `__metadata__.${key} must be text`, shown(value));
       return [key, value];
     }),
   );
@@ -106,22 +105,21 @@ function parseMetadata(path: string, metadata: unknown): Record<string, string> 
 /** Parses one entry of the table: `{"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}`. */
 function storedTensor(path: string, name: string, entry: unknown, dataStart: number): StoredTensor {
   const where = `tensor "${name}"`;
-  if (!isRecord(entry)) throw fault(path, `${where} must be described by an object`, JSON.stringify(entry));
+  if (!isRecord(entry)) throw fault(path, `${where} must be described by an object`, shown(entry));
   const { dtype: fileDtype, shape, data_offsets: offsets } = entry;
   const dtype =
     typeof fileDtype === 'string' && Object.hasOwn(FILE_DTYPES, fileDtype) && FILE_DTYPES[fileDtype];
   if (!dtype)
-    throw fault(path, `${where}: dtype must be one of ${FILE_DTYPE_ORDER.join(', ')}`, String(fileDtype));
-  if (!isNumbers(shape))
-    throw fault(path, `${where}: shape must be a list of integers`, JSON.stringify(shape));
+    throw fault(path, `${where}: dtype must be one of ${FILE_DTYPE_ORDER.join(', ')}`, shown(fileDtype));
+  if (!isNumbers(shape)) throw fault(path, `${where}: shape must be a list of integers`, shown(shape));
   if (!isNumbers(offsets) || offsets.length !== 2) {
-    throw fault(path, `${where}: data_offsets must be two integers`, JSON.stringify(offsets));
+    throw fault(path, `${where}: data_offsets must be two integers`, shown(offsets));
   }
   const [begin = 0, end = 0] = offsets;
   const sizeBytes = tensorBytes(dtype, shape);
   if (begin < 0 || end - begin !== sizeBytes) {
     const rule = `${where}: data_offsets of ${fileDtype}[${shape.join(', ')}] must span ${sizeBytes} bytes`;
-    throw fault(path, rule, JSON.stringify(offsets));
+    throw fault(path, rule, shown(offsets));
   }
   return { name, dtype, shape, position: dataStart + begin, sizeBytes };
 }
@@ -188,6 +186,18 @@ function requireBytes(path: string, { name, dtype, shape }: TensorInfo, got: num
   throw new Error(
     `${path}: tensor "${name}" ${dtype}[${shape.join(', ')}] must have ${expected} bytes, got ${got}`,
   );
+}
+
+/** Any part of a header in at most 100 characters; a hostile one may nest too deep to be written out. */
+function shown(value: unknown): string {
+  if (typeof value === 'string') return value.slice(0, 100);
+  try {
+    const text: unknown = JSON.stringify(value); // undefined if value is
+    return typeof text === 'string' ? text.slice(0, 100) : 'nothing';
+  } catch (error) {
+    if (error instanceof RangeError) return 'lists or objects nested too deep';
+    throw error;
+  }
 }
 
 function fault(path: string, rule: string, got: string | number): UserError {

@@ -6,6 +6,8 @@ import { describe, expect, it } from 'vitest';
 import { UserError } from '../../src/errors.js';
 import { openHuggingFaceFolder } from '../../src/model/huggingface.js';
 import { writeSafetensors } from '../../src/model/safetensors.js';
+import { toFloat32 } from '../../src/tensorflow/halfFloats.js';
+import { tinyPath } from './pytorchFixture.js';
 import { digests, expected, fixturePath, temporaryFolder } from './weightsFixture.js';
 
 /** A folder of two shards, `a` in the first and `b` in the second, under the given index. */
@@ -56,6 +58,32 @@ describe('openHuggingFaceFolder', () => {
     await expect(opening).rejects.toThrow(message);
   });
 
+  it('joins PyTorch shards through their index: every weight of the safetensors folder, as float16', async () => {
+    const shards = await openHuggingFaceFolder(tinyPath('llm_sharded_fp16'));
+    const whole = await openHuggingFaceFolder(tinyPath('llm'));
+    expect(shards.names().sort()).toEqual(whole.names().sort());
+    expect(shards.config['hidden_size']).toBe(64);
+    for (const name of shards.names().filter((name) => !name.endsWith('inv_freq'))) {
+      expect(shards.info(name).dtype).toBe('float16');
+      expect(toFloat32(await shards.read(name))).toEqual(toFloat32(await whole.read(name))); // all are float16s
+    }
+    await shards.close();
+    await whole.close();
+  });
+
+  it('reads a single pytorch_model.bin, all of it, and safetensors before it', async () => {
+    const folder = await temporaryFolder();
+    await writeFile(join(folder, 'config.json'), '{}');
+    await copyFile(tinyPath('minigpt4_stage1.pth'), join(folder, 'pytorch_model.bin'));
+    const source = await openHuggingFaceFolder(folder);
+    expect(source.names()).toContain('model.llama_proj.weight');
+    await source.close();
+    await copyFile(fixturePath('every-dtype.safetensors'), join(folder, 'model.safetensors'));
+    const preferred = await openHuggingFaceFolder(folder);
+    expect(await digests(preferred)).toEqual(expected.safetensors);
+    await preferred.close();
+  });
+
   it('says what a folder lacks', async () => {
     const folder = await temporaryFolder();
     await expect(openHuggingFaceFolder(folder)).rejects.toThrow(
@@ -63,7 +91,7 @@ describe('openHuggingFaceFolder', () => {
     );
     await writeFile(join(folder, 'config.json'), '{}');
     await expect(openHuggingFaceFolder(folder)).rejects.toThrow(
-      'must hold model.safetensors or model.safetensors.index.json',
+      'must hold model.safetensors or model.safetensors.index.json or pytorch_model.bin or pytorch_model.bin.index.json',
     );
   });
 
