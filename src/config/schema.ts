@@ -24,15 +24,24 @@ const ratio = (options: { description: string; default?: number }) =>
 
 const Tokens = section(
   {
-    kind: choice(['all', 'grid'], {
+    kind: choice(['all', 'grid', 'patches', 'qformer'], {
       default: 'grid',
-      description: 'which vision tokens go to the language model: all patches, or patches averaged to a grid',
+      description:
+        "which vision tokens go to the projection: all, the class token's with them; patches averaged to a grid; patches alone; or the Q-Former's queries, which read all",
     }),
     grid: count({
       default: 2,
       description: 'with kind "grid": patches are average-pooled to grid × grid tokens',
     }),
-    cls: Type.Boolean({ default: true, description: 'put the CLS token before the patch tokens' }),
+    cls: Type.Boolean({
+      default: true,
+      description: 'with kind "grid": put the CLS token before the patch tokens',
+    }),
+    concat: count({
+      default: 1,
+      description:
+        'with kind "patches": so many neighbours in a row become one token, 4 in MiniGPT-4\'s Llama-2 release, 1 in LLaVA',
+    }),
   },
   { default: {}, description: 'the tokens taken from the encoder' },
 );
@@ -67,10 +76,27 @@ const Model = section(
     encoder: Type.String({
       minLength: 1,
       default: 'vit-s14-focus',
-      description: 'vision encoder: folder of a converted encoder, or the name vit-s14-focus',
+      description:
+        'vision encoder: the name vit-s14-focus, a Hugging Face folder (DINOv2, CLIP, LLaVA, BLIP-2, InstructBLIP), or eva_vit_g.pth',
     }),
     encoderLayer: Type.Optional(
-      count({ description: 'take the output after this block, counted from 1; left out: after the last' }),
+      count({
+        description:
+          "take the output after this block, counted from 1; left out: after the last that the model's users take (39 of ViT-g, the last but one of CLIP)",
+      }),
+    ),
+    encoderHeads: Type.Optional(
+      count({ description: 'attention heads of a .pth encoder that is not 1408 wide, as ViT-g is' }),
+    ),
+    qformer: Type.Optional(
+      Type.String({
+        minLength: 1,
+        description:
+          "file or folder with BLIP-2's ln_vision and Q-Former (blip2_pretrained_flant5xxl.pth); left out: the encoder's own where it is a BLIP-2 folder",
+      }),
+    ),
+    qformerHeads: Type.Optional(
+      count({ description: "attention heads of a .pth Q-Former that is not 768 wide, as BLIP-2's is" }),
     ),
     imageSize: count({
       default: 224,

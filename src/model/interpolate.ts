@@ -1,4 +1,5 @@
 /** Position embeddings resized to another grid. */
+import { UserError } from '../errors.js';
 import type { HostTensor } from '../tensorflow/dtypes.js';
 import { toFloat32 } from '../tensorflow/halfFloats.js';
 
@@ -17,7 +18,7 @@ export function interpolatePositions(table: HostTensor, grid: number): HostTenso
   const source = toFloat32(table);
   const from = Math.round(Math.sqrt(rows - 1));
   if (from * from + 1 !== rows)
-    throw new Error(`interpolatePositions: rows must be 1 + a square, got ${rows}`);
+    throw new UserError(`interpolatePositions: rows must be 1 + a square, got ${rows}`);
   const out = new Float32Array((1 + grid * grid) * D);
   out.set(source.subarray(0, D));
   const taps = Array.from({ length: grid }, (_, i) => cubicTaps(i, from, grid));

@@ -1,6 +1,6 @@
 /** Layers that the model graphs share. Activations between blocks are float32; matrix products run in `precision`. */
 import { formatShape, type Dim } from '../tensorflow/dims.js';
-import { graphError, type GraphTensor } from '../tensorflow/graph.js';
+import { graphError, only, type GraphTensor } from '../tensorflow/graph.js';
 import {
   add,
   batchMatMul,
@@ -15,8 +15,10 @@ import {
   rsqrt,
   scalarLike,
   sigmoid,
+  softmax,
   square,
   sub,
+  transpose,
 } from '../tensorflow/ops.js';
 
 /** Arithmetic of the frozen parts' matrix products. */
@@ -85,6 +87,33 @@ export function silu(x: GraphTensor): GraphTensor {
 export function gelu(x: GraphTensor): GraphTensor {
   const half = mul(x, scalarLike(x, 0.5));
   return add(half, mul(half, erf(mul(x, scalarLike(x, Math.SQRT1_2)))));
+}
+
+/** OpenAI CLIP's approximation of GELU: `x · sigmoid(1.702 x)`. Source: transformers, activations.py, `QuickGELUActivation`. */
+export function quickGelu(x: GraphTensor): GraphTensor {
+  return mul(x, sigmoid(mul(x, scalarLike(x, 1.702))));
+}
+
+/**
+ * Attention without a mask: every query sees every key, `softmax(q · kᵀ / √width) · v` head by head.
+ *
+ * @param q float32[B, N, C], heads one after the other in C
+ * @param k float32[B, M, C]
+ * @param v float32[B, M, C]
+ * @returns float32[B, N, C]
+ */
+export function attention(
+  q: GraphTensor,
+  k: GraphTensor,
+  v: GraphTensor,
+  { heads, precision }: { heads: number; precision: Precision },
+): GraphTensor {
+  const width = Number(q.shape.at(-1)) / heads; // a model's width is known as the graph is built
+  const split = (x: GraphTensor): GraphTensor => transpose(splitHeads(x, heads, width), [0, 2, 1, 3]);
+  const scores = batchProduct(split(q), split(k), precision, { transposeB: true }); // [B, heads, N, M]
+  const scaled = mul(scores, scalarLike(q, 1 / Math.sqrt(width)));
+  const mixed = batchProduct(softmax(scaled), split(v), precision); // [B, heads, N, width]
+  return reshape(transpose(mixed, [0, 2, 1, 3]), [only(q.shape), only(q.shape, 1), heads * width]);
 }
 
 /** `(x - mean) / std` channel by channel; `mean` and `std` [C]. */

@@ -1,26 +1,27 @@
 /** The assembled system: tokenizer, frozen encoder, frozen LLM, opened from a configuration's `model` section. */
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { readdir } from 'node:fs/promises';
+import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import type { ModelConfig } from '../config/schema.js';
 import { toFloat32 } from '../tensorflow/halfFloats.js';
 import { nativePrecision } from '../tensorflow/precision.js';
 import { TensorFlow } from '../tensorflow/session.js';
-import { Encoder } from './encoder.js';
+import type { Encoder } from './encoder.js';
 import { openHuggingFaceFolder } from './huggingface.js';
 import { LanguageModel } from './languageModel.js';
 import type { Precision } from './layers.js';
 import { llamaConfig } from './llama.js';
 import { loadTokenizer, type Tokenizer } from './tokenizer.js';
-import { vitConfig } from './vit.js';
-import type { WeightSource } from './weights.js';
+import { loadEncoder, openVision } from './vision.js';
 
-/** Folders of the frozen parts, names already resolved. */
+/** Folders, or files, of the frozen parts, names already resolved. */
 export interface ModelFolders {
   readonly encoder: string;
   readonly llm: string;
+  /** Where `ln_vision` and Q-Former lie, if not with the encoder. */
+  readonly qformer?: string | undefined;
 }
 
 /** SHA-256 of what a projection was trained against. */
@@ -54,21 +55,19 @@ export async function openMiniGpt4(
   onProgress?: (part: string, done: number) => void,
 ): Promise<MiniGpt4> {
   const tokenizer = await loadTokenizer(folders.llm);
-  const encoderSource = await openHuggingFaceFolder(folders.encoder);
+  const vision = await openVision(config, folders);
   const llmSource = await openHuggingFaceFolder(folders.llm);
   const tensorflow = await TensorFlow.open({ threads: config.threads });
   try {
     const precision: Precision =
       config.precision === 'auto' ? nativePrecision(tensorflow.facts.device) : config.precision;
-    const vit = vitConfig(encoderSource.config, config.imageSize);
-    const encoderSpec = { vit, depth: config.encoderLayer ?? vit.layers, tokens: config.tokens, precision };
-    const encoder = await Encoder.open(tensorflow, encoderSpec, encoderSource, (done) =>
+    const encoder = await loadEncoder(tensorflow, vision, precision, (done) =>
       onProgress?.('vision encoder', done),
     );
     const { standardise, layerNorm } = config.projection;
     const spec = {
       llama: llamaConfig(llmSource.config),
-      featureSize: vit.hiddenSize,
+      featureSize: encoder.featureShape[1],
       precision,
       projection: { standardise, layerNorm },
     };
@@ -76,8 +75,8 @@ export async function openMiniGpt4(
       onProgress?.('language model', done),
     );
     const hashes = {
-      encoder: await hashFolder(folders.encoder),
-      llm: await hashFolder(folders.llm),
+      encoder: await hashWeights(folders.encoder, folders.qformer),
+      llm: await hashWeights(folders.llm),
       tokenizer: tokenizer.sha256,
     };
     return {
@@ -93,19 +92,25 @@ export async function openMiniGpt4(
     await tensorflow.close();
     throw error;
   } finally {
-    await closeAll(encoderSource, llmSource);
+    await closeAll(vision, llmSource);
   }
 }
 
-/** SHA-256 over `config.json` and the weight files of a model folder. */
-export async function hashFolder(folder: string): Promise<string> {
-  const names = (await readdir(folder))
-    .filter((name) => name === 'config.json' || /\.(safetensors|bin)$/.test(name))
-    .sort();
+/** SHA-256 over weights: of a folder its `config.json` and weight files, else the file itself. */
+export async function hashWeights(...paths: readonly (string | undefined)[]): Promise<string> {
   const hash = createHash('sha256');
-  for (const name of names)
-    await pipeline(createReadStream(join(folder, name), { highWaterMark: 4 << 20 }), hash, { end: false });
+  for (const path of paths)
+    for (const file of path === undefined ? [] : await weightFiles(path))
+      await pipeline(createReadStream(file, { highWaterMark: 4 << 20 }), hash, { end: false });
   return hash.digest('hex');
+}
+
+async function weightFiles(path: string): Promise<string[]> {
+  if (!(await stat(path)).isDirectory()) return [path];
+  const names = (await readdir(path)).filter(
+    (name) => name === 'config.json' || /\.(safetensors|bin)$/.test(name),
+  );
+  return names.sort().map((name) => join(path, name));
 }
 
 async function embeddingRms(folder: string): Promise<number> {
@@ -123,6 +128,6 @@ function rootMeanSquare(values: Float32Array): number {
   return Math.sqrt(sum / values.length);
 }
 
-async function closeAll(...sources: WeightSource[]): Promise<void> {
+async function closeAll(...sources: readonly { close(): Promise<void> }[]): Promise<void> {
   for (const source of sources) await source.close();
 }

@@ -122,13 +122,13 @@ export async function ensureModel(
 }
 
 /**
- * The folder of a model: of a default model by its name, or of any model by its path.
+ * The folder of a model: of a default model by its name, or of any model by its path, which may name a PyTorch file.
  *
  * @throws UserError saying to run `minigpt4 setup` if a default model is not there, or that the path is wrong
  */
 export async function modelFolder(nameOrPath: string): Promise<string> {
   const source = DEFAULT_MODELS.find(({ name }) => name === nameOrPath);
-  if (source === undefined) return existingFolder(nameOrPath);
+  if (source === undefined) return existingPath(nameOrPath);
   const folder = modelPlace(source.name);
   if (await isDone(folder, source)) return folder;
   throw new UserError(
@@ -234,10 +234,10 @@ async function readMarker(path: string): Promise<Marker | undefined> {
   }
 }
 
-async function existingFolder(path: string): Promise<string> {
+async function existingPath(path: string): Promise<string> {
   const names = DEFAULT_MODELS.map(({ name }) => name).join(' or ');
   try {
-    if ((await stat(path)).isDirectory()) return path;
+    if ((await stat(path)).isDirectory() || /\.(pth|pt|bin)$/.test(path)) return path;
   } catch (error) {
     if (!isMissing(error)) throw fileError(path, error);
     throw new UserError(
@@ -245,7 +245,9 @@ async function existingFolder(path: string): Promise<string> {
       { cause: error },
     );
   }
-  throw new UserError(`model: must be a folder, got the file ${path} (name the folder that holds it)`);
+  throw new UserError(
+    `model: must be a folder or a .pth file, got the file ${path} (name the folder that holds it)`,
+  );
 }
 
 async function convertLlmWithTokenizer(ggufPath: string, folder: string): Promise<void> {

@@ -39,5 +39,6 @@ export async function setup({ models = true, ...options }: SetupOptions = {}): P
  * @throws UserError if one is not set up or not there
  */
 export async function modelFolders({ model }: Pick<Config, 'model'>): Promise<ModelFolders> {
-  return { encoder: await modelFolder(model.encoder), llm: await modelFolder(model.llm) };
+  const { encoder, llm, qformer } = model;
+  return { encoder: await modelFolder(encoder), llm: await modelFolder(llm), qformer };
 }

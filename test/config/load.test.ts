@@ -37,7 +37,7 @@ describe('a configuration file', () => {
     expect(config.model).toEqual({
       encoder: 'vit-s14-focus',
       imageSize: 224,
-      tokens: { kind: 'grid', grid: 2, cls: true },
+      tokens: { kind: 'grid', grid: 2, cls: true, concat: 1 },
       llm: 'smollm2-135m-instruct',
       precision: 'auto',
       threads: 0,
@@ -252,7 +252,7 @@ describe('--set', () => {
     const config = parseConfig(small, 'c.yaml', { set });
     expect(config.train.steps).toBe(9);
     expect(config.data.train[0]?.weight).toBe(0.5);
-    expect(config.model.tokens).toEqual({ kind: 'all', grid: 2, cls: false });
+    expect(config.model.tokens).toEqual({ kind: 'all', grid: 2, cls: false, concat: 1 });
     expect(config.prompt.endSymbol).toBe('###');
     expect(config.prompt.captionPrefix).toBe('');
   });

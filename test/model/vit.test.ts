@@ -3,8 +3,8 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { UserError } from '../../src/errors.js';
 import { Encoder, type EncoderSpec } from '../../src/model/encoder.js';
 import { interpolatePositions } from '../../src/model/interpolate.js';
-import { tokenCount, Vit, vitConfig, type TokenChoice } from '../../src/model/vit.js';
-import { Graph } from '../../src/tensorflow/graph.js';
+import { tokenCount, tokenWidth, type TokenChoice } from '../../src/model/vit.js';
+import { dinov2Weights, vitConfig } from '../../src/model/vitDinov2.js';
 import { toFloat32 } from '../../src/tensorflow/halfFloats.js';
 import { TensorFlow } from '../../src/tensorflow/session.js';
 import { cosine, relativeDifference } from '../helpers/compare.js';
@@ -77,9 +77,7 @@ describe('forward', () => {
   });
 
   it('uses every tensor of the file, each once', () => {
-    const sources = new Vit(new Graph(), TINY_VIT, 'float32', 2)
-      .weights()
-      .flatMap((weight) => weight.sources);
+    const sources = dinov2Weights(TINY_VIT, 2).flatMap((weight) => weight.sources);
     expect([...sources].sort()).toEqual(tiny.source.names().sort());
   });
 });
@@ -117,6 +115,20 @@ describe('choice of tokens', () => {
     expect(tokenCount(TINY_VIT, ALL)).toBe(17);
     expect(tokenCount(TINY_VIT, { kind: 'grid', grid: 2, cls: true })).toBe(5);
     expect(tokenCount(TINY_VIT, { kind: 'grid', grid: 4, cls: false })).toBe(16);
+    expect(tokenCount(TINY_VIT, { kind: 'patches', concat: 4 })).toBe(4);
+    expect(tokenWidth(TINY_VIT, { kind: 'patches', concat: 4 })).toBe(4 * C);
+    expect(tokenWidth(TINY_VIT, ALL)).toBe(C);
+  });
+
+  it.each([1, 4])('the patches without the class token, %i neighbours of a row joined', async (concat) => {
+    // Joining consecutive rows leaves the values where they are: only the shape tells them apart.
+    const joined = await encode({ tokens: { kind: 'patches', concat } });
+    expect(relativeDifference(joined, tokens.slice(1).flat())).toBeLessThan(LIMIT);
+  });
+
+  it('a number of neighbours that does not divide the patches is refused', async () => {
+    const opening = encode({ tokens: { kind: 'patches', concat: 3 } });
+    await expect(opening).rejects.toThrow('vit: model.tokens.concat must divide 16, got 3');
   });
 
   it('a grid that does not divide the patches is refused', async () => {

@@ -5,7 +5,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Encoder, type EncoderSpec } from '../../src/model/encoder.js';
 import { openHuggingFaceFolder, type HuggingFaceFolder } from '../../src/model/huggingface.js';
-import { vitConfig } from '../../src/model/vit.js';
+import { vitConfig } from '../../src/model/vitDinov2.js';
 import { modelFolder } from '../../src/setup/models.js';
 import { TensorFlow } from '../../src/tensorflow/session.js';
 import { cosine, dot, largest, largestDifference } from '../helpers/compare.js';

@@ -181,7 +181,9 @@ describe('modelFolder', () => {
     await expect(modelFolder(join(scratch, 'none'))).rejects.toThrow(
       /must be a folder, or smollm2-135m-instruct or vit-s14-focus after minigpt4 setup/,
     );
-    await expect(modelFolder(join(scratch, 'wheel'))).rejects.toThrow(/must be a folder, got the file/);
+    await expect(modelFolder(join(scratch, 'wheel'))).rejects.toThrow(
+      /must be a folder or a .pth file, got the file/,
+    );
   });
 
   it('the two defaults are pinned by full hashes', () => {
