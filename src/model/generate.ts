@@ -5,18 +5,24 @@ import { nextToken, type SamplingOptions } from './sampling.js';
 import { layOut, prefixLength, type Segment } from './sequence.js';
 import type { Values } from '../tensorflow/session.js';
 
-/** One picture with what is said before the answer. */
+/** Pictures with what is said before the answer. */
 export interface GenerationInput {
-  /** float32[Q, C] */
+  /** float32[I·Q, C]: the images in the order of their places in `prefix`; mostly one */
   readonly features: Float32Array;
   readonly prefix: readonly Segment[];
 }
 
-/** When to stop and how to choose. */
-export interface GenerationOptions extends SamplingOptions {
+/** When a text is complete. */
+export interface StopRule {
   readonly maxNewTokens: number;
-  /** The token that ends a text; undefined = only the limit ends it. */
+  /** The token that ends a text; undefined = none does. */
   readonly endId: number | undefined;
+  /** Tails of ids that end a text too, as both encodings of `###` do. */
+  readonly stopSequences?: readonly (readonly number[])[];
+}
+
+/** When to stop and how to choose. */
+export interface GenerationOptions extends SamplingOptions, StopRule {
   /** Uniform [0, 1) deviates for sampling. */
   readonly random?: () => number;
   /** Rows computed together. */
@@ -27,9 +33,11 @@ export interface GenerationOptions extends SamplingOptions {
 
 /** A generated text in tokens. */
 export interface Generated {
-  /** Without the end token. */
+  /** Without the end. */
   readonly ids: readonly number[];
-  /** Whether the end token came before the limit. */
+  /** The end: `endId` or a stop sequence; empty where the limit came first. */
+  readonly end: readonly number[];
+  /** Whether the end came before the limit. */
   readonly ended: boolean;
 }
 
@@ -57,7 +65,7 @@ export async function generate(
       shape,
       options,
     );
-    members.forEach(({ index }, row) => (results[index] = texts[row] ?? { ids: [], ended: false }));
+    members.forEach(({ index }, row) => (results[index] = texts[row] ?? asGenerated([], options)));
     done += members.length;
     options.onProgress?.(done);
   }
@@ -71,9 +79,9 @@ async function generateBatch(
   shape: readonly [number, number],
   options: GenerationOptions,
 ): Promise<Generated[]> {
-  const { maxNewTokens, endId, temperature, repetitionPenalty = 1 } = options;
+  const { temperature, repetitionPenalty = 1 } = options;
   const want = temperature === undefined && repetitionPenalty === 1 ? 'next' : 'logits';
-  const texts = inputs.map(() => ({ ids: [] as number[], ended: false }));
+  const texts: number[][] = inputs.map(() => []);
   let going = texts; // the text of each row of the cache
   let cache: PrefixCache | undefined;
   try {
@@ -81,14 +89,11 @@ async function generateBatch(
     for (;;) {
       cache = run.cache;
       const chosen = choose(run.output, going, options);
-      going.forEach((text, row) => {
-        if (chosen[row] === endId) text.ended = true;
-        else text.ids.push(chosen[row] ?? 0);
-      });
+      going.forEach((text, row) => text.push(chosen[row] ?? 0));
       // Complete texts leave the batch: the others do not wait on their rows.
-      const rows = [...going.keys()].filter((row) => isGoing(going[row], maxNewTokens));
-      if (rows.length === 0) return texts;
-      going = rows.flatMap((row) => going[row] ?? []);
+      const rows = [...going.keys()].filter((row) => !isComplete(going[row] ?? [], options));
+      if (rows.length === 0) return texts.map((ids) => asGenerated(ids, options));
+      going = rows.map((row) => going[row] ?? []);
       run = await model.decode(
         cache,
         Int32Array.from(rows),
@@ -101,32 +106,89 @@ async function generateBatch(
   }
 }
 
-function isGoing(text: Generated | undefined, maxNewTokens: number): boolean {
-  return text !== undefined && !text.ended && text.ids.length < maxNewTokens;
+/** Whether generated ids are a whole text. */
+export function isComplete(ids: readonly number[], rule: StopRule): boolean {
+  return ids.length >= rule.maxNewTokens || endOf(ids, rule).length > 0;
 }
 
-function choose(output: Values, texts: readonly { ids: number[] }[], options: GenerationOptions): Int32Array {
+/** Generated ids, with what ended them apart. */
+export function asGenerated(ids: readonly number[], rule: StopRule): Generated {
+  const end = endOf(ids, rule);
+  return { ids: ids.slice(0, ids.length - end.length), end, ended: end.length > 0 };
+}
+
+/**
+ * The tail that ends a text; empty if nothing does.
+ *
+ * Source: MiniGPT-4, minigpt4/conversation/conversation.py, `StoppingCriteriaSub`; here for each row, not the first alone.
+ */
+function endOf(ids: readonly number[], { endId, stopSequences = [] }: StopRule): readonly number[] {
+  const ends = endId === undefined ? stopSequences : [[endId], ...stopSequences];
+  return (
+    ends.find((end) => end.length > 0 && end.every((id, i) => ids[ids.length - end.length + i] === id)) ?? []
+  );
+}
+
+function choose(output: Values, texts: readonly number[][], options: GenerationOptions): Int32Array {
   if (output.data instanceof Int32Array) return output.data.slice();
   const logits = output.data;
   const V = logits.length / texts.length;
   const random = options.random ?? Math.random;
-  return Int32Array.from(texts, ({ ids }, row) =>
+  return Int32Array.from(texts, (ids, row) =>
     nextToken(logits.subarray(row * V, (row + 1) * V), ids, options, random),
   );
 }
 
-/** A micro-batch whose only target row is the last position of each prefix. */
+/** A micro-batch whose only target row is the last position of each prefix, which may hold any number of images. */
 export function prefixBatch(
   inputs: readonly GenerationInput[],
   [Q, C]: readonly [number, number],
 ): MicroBatch {
-  const data = new Float32Array(inputs.length * Q * C);
-  inputs.forEach(({ features }, b) => data.set(features, b * Q * C));
+  const counts = inputs.map(({ features }) => features.length / (Q * C));
+  checkImages(inputs, counts);
+  const I = counts.reduce((sum, count) => sum + count, 0);
+  const data = new Float32Array(Math.max(I, 1) * Q * C); // never empty, also where no input has an image
+  let from = 0;
+  for (const { features } of inputs) {
+    data.set(features, from);
+    from += features.length;
+  }
   const sequence = layOut(
     inputs.map(({ prefix }) => ({ prefix, target: [0] })),
     Q,
   );
-  return { features: { shape: [inputs.length, Q, C], data }, sequence };
+  const layout = numberImages(sequence.layout, counts, Q);
+  return { features: { shape: [data.length / (Q * C), Q, C], data }, sequence: { ...sequence, layout } };
+}
+
+/** A layout of one image a sample, made to point to the images of samples with any number of them. */
+function numberImages(layout: Int32Array, counts: readonly number[], Q: number): Int32Array {
+  const [B, I] = [
+    counts.length,
+    Math.max(
+      counts.reduce((sum, count) => sum + count, 0),
+      1,
+    ),
+  ];
+  const S = layout.length / B;
+  let first = 0; // soft token of the sample's first image
+  return Int32Array.from(
+    counts.flatMap((count, b) => {
+      let next = first;
+      first += count * Q;
+      return Array.from(layout.subarray(b * S, (b + 1) * S), (row) =>
+        row < B * Q ? next++ : row + (I - B) * Q,
+      );
+    }),
+  );
+}
+
+function checkImages(inputs: readonly GenerationInput[], counts: readonly number[]): void {
+  inputs.forEach(({ prefix }, i) => {
+    const places = prefix.filter(({ kind }) => kind === 'image').length;
+    if (places !== counts[i])
+      throw new Error(`generate: a prefix must have a place for each image, got ${places} for ${counts[i]}`);
+  });
 }
 
 function batchesOfEqualLength(

@@ -37,6 +37,11 @@ export class Prompter {
     return this.#end ?? (ids.length === 1 ? ids[0] : undefined);
   }
 
+  /** What ends a generated text: every tail of ids that spells the end symbol. */
+  get stopSequences(): number[][] {
+    return stopSequences(this.tokenizer, this.format.endSymbol);
+  }
+
   /**
    * What stands before the target: BOS and image, or BOS and the question around the image.
    * Each text segment is tokenized on its own, as the reference does.
@@ -83,6 +88,29 @@ export class Prompter {
     const ids = [...this.#bos, ...(text ? this.tokenizer.encode(text) : [])];
     return ids.length ? [{ kind: 'text', ids }] : [];
   }
+}
+
+/**
+ * Every way in which `text` can stand at the end of generated ids: on its own, after a word, after punctuation and after a
+ * blank. `###` is one token after a blank and two after a letter, in LLaMA's vocabulary [835] and [2277, 29937].
+ *
+ * @returns the shortest tails; none ends with another one
+ * Source: MiniGPT-4, minigpt4/conversation/conversation.py, `Chat` (stop_words_ids), which writes the two of `###` down.
+ */
+export function stopSequences(tokenizer: Tokenizer, text: string): number[][] {
+  const tails = ['', 'a', '.', 'a '].map((before) => tailIds(tokenizer, before, text));
+  const endsWith = (ids: readonly number[], tail: readonly number[]): boolean =>
+    tail.length < ids.length && ids.slice(-tail.length).join() === tail.join();
+  const shortest = tails.filter(
+    (ids) => ids.length && !tails.some((other) => other.length && endsWith(ids, other)),
+  );
+  return [...new Map(shortest.map((ids) => [ids.join(), ids])).values()];
+}
+
+/** The ids that `text` adds to those of `before`; none where it changes their last one. */
+function tailIds(tokenizer: Tokenizer, before: string, text: string): number[] {
+  const [start, whole] = [before ? tokenizer.encode(before) : [], tokenizer.encode(before + text)];
+  return start.every((id, i) => whole[i] === id) ? whole.slice(start.length) : [];
 }
 
 function bosIds(tokenizer: Tokenizer, bos: string): number[] {

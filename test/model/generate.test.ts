@@ -53,6 +53,49 @@ describe('generate', () => {
     expect(new Set(together.map(({ ids }) => ids.length)).size).toBeGreaterThan(1);
   });
 
+  it('ends a text at a stop sequence, and tells what ended it', async () => {
+    const free = await write(inputs);
+    const [, , a = -1, b = -1] = free[0]?.ids ?? [];
+    const stopped = await write(inputs, { stopSequences: [[a, b], [-1]] });
+    stopped.forEach(({ ids, end, ended }, i) => {
+      const whole = free[i]?.ids ?? [];
+      const at = whole.findIndex((id, t) => id === a && whole[t + 1] === b);
+      expect({ ids, end, ended }).toEqual(
+        at < 0
+          ? { ids: whole, end: [], ended: false }
+          : { ids: whole.slice(0, at), end: [a, b], ended: true },
+      );
+    });
+    expect(stopped[0]?.ended).toBe(true);
+  });
+
+  it('gives each place its own image where a prefix holds several', async () => {
+    const [one, two] = [randomNormal(Q * C, 1), randomNormal(Q * C, 2)];
+    const text = (...ids: number[]) => ({ kind: 'text' as const, ids });
+    const image = { kind: 'image' as const };
+    const prefix = [text(1, 2), image, text(3), image, text(4)];
+    const both = (first: Float32Array, second: Float32Array): GenerationInput => ({
+      features: Float32Array.from([...first, ...second]),
+      prefix,
+    });
+    const single = { features: one, prefix: [text(1, 2, 5, 6, 7, 8, 9), image] }; // of the same length
+    const alone = await Promise.all(
+      [both(one, two), both(two, one), single].map(async (input) => (await write([input]))[0]),
+    );
+    expect(await write([both(one, two), both(two, one), single])).toEqual(alone);
+    expect(alone[0]?.ids).not.toEqual(alone[1]?.ids);
+  });
+
+  it('refuses a prefix with more places than images', async () => {
+    const input = {
+      features: randomNormal(Q * C, 1),
+      prefix: [{ kind: 'image' as const }, { kind: 'image' as const }],
+    };
+    await expect(write([input])).rejects.toThrow(
+      'generate: a prefix must have a place for each image, got 2 for 1',
+    );
+  });
+
   it('leaves no cache behind and tells how many texts are complete', async () => {
     await write(inputs); // the caches of the prompts' beginnings stay
     const before = await tensorflow.tensorCount();

@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { UserError } from '../../src/errors.js';
-import { Prompter, type PromptFormat } from '../../src/model/prompt.js';
+import { Prompter, stopSequences, type PromptFormat } from '../../src/model/prompt.js';
 import { loadTokenizer, type Tokenizer } from '../../src/model/tokenizer.js';
 import { modelFolder } from '../../src/setup/models.js';
 
@@ -84,6 +84,22 @@ describe('Prompter with LLaMA’s tokenizer', () => {
     );
     const special = new Prompter(llama, { ...FORMAT, maxTargetTokens: 4, endSymbol: '</s>' });
     expect(special.target('a red apple on a table')).not.toContain(llama.eosId);
+  });
+
+  it('a text is ended by every encoding of the end symbol', () => {
+    const sequences = new Prompter(llama, FORMAT).stopSequences;
+    for (const before of ['a red apple', 'a red apple.', 'a red apple '])
+      expect(
+        sequences.some((ids) => llama.encode(`${before}###`).slice(-ids.length).join() === ids.join()),
+      ).toBe(true);
+    expect(
+      sequences.every(
+        (ids) =>
+          ids.length && ['###', ' ###'].includes(llama.decode([...llama.encode('a'), ...ids]).slice(1)),
+      ),
+    ).toBe(true);
+    expect(stopSequences(llama, '</s>')).toEqual([[llama.eosId]]);
+    expect(stopSequences(llama, '\n')).toEqual([[llama.encode('a\n').at(-1)]]); // not ▁ and line break: the shorter tail
   });
 
   it('a caption that spells special tokens has none of them but the end that we add', () => {
