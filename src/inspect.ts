@@ -11,6 +11,7 @@ import { UserError } from './errors.js';
 import { fileError } from './files.js';
 import { openGguf } from './model/gguf.js';
 import { openHuggingFaceFolder } from './model/huggingface.js';
+import { openPyTorch } from './model/pytorch.js';
 import { openSafetensors } from './model/safetensors.js';
 import type { WeightSource } from './model/weights.js';
 import { elementCount } from './tensorflow/dtypes.js';
@@ -43,9 +44,13 @@ export async function inspectPath(path: string, options: InspectOptions = {}): P
       return inspectWeights(await openSafetensors(path));
     case '.gguf':
       return inspectWeights(await openGguf(path));
+    case '.pth':
+    case '.pt':
+    case '.bin':
+      return inspectWeights(await openPyTorch(path));
     default:
       throw new UserError(
-        `inspect: reads .arrow, .safetensors and .gguf files, folders of shards, models, checkpoints and runs, got ${path}`,
+        `inspect: reads .arrow, .safetensors, .gguf, .pth, .pt and .bin files, folders of shards, models, checkpoints and runs, got ${path}`,
       );
   }
 }

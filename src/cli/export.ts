@@ -1,5 +1,8 @@
 /** `minigpt4 export` */
+import type { ProjectionFormat } from '../train/projectionFiles.js';
 import { flag, requiredText, verb } from './verb.js';
+
+const FORMATS = ['safetensors', 'minigpt4', 'llava'] as const satisfies readonly ProjectionFormat[];
 
 /** Exports a projection. */
 export const exportVerb = verb({
@@ -7,18 +10,26 @@ export const exportVerb = verb({
   describe:
     "Writes a trained projection under the reference's tensor names, and checks it by reading it back.",
   options: {
-    from: requiredText('from', 'run folder (its newest checkpoint), checkpoint folder or .safetensors file'),
-    out: requiredText('out', 'the file to write, ending in .safetensors'),
-    format: { choices: ['safetensors'], default: 'safetensors', describe: 'file format' },
+    from: requiredText(
+      'from',
+      'run folder (its newest checkpoint), checkpoint folder, or .safetensors, .pth or .bin file',
+    ),
+    out: requiredText('out', 'the file to write: .safetensors, .pth for minigpt4, .bin for llava'),
+    format: {
+      choices: FORMATS,
+      default: 'safetensors' as const,
+      describe: 'what reads it: safetensors, MiniGPT-4’s own code, LLaVA (mm_projector.bin)',
+    },
     force: flag('replace a file that is there'),
   },
   example: 'export runs/quickstart/stage1 --out projection.safetensors',
-  async run({ from, out, force }) {
+  async run({ from, out, format, force }) {
     const { exportProjection } = await import('../train/export.js');
-    const { file, source, tensors, metadata } = await exportProjection(from, out, { force });
+    const { file, source, tensors, ignored, metadata } = await exportProjection(from, out, { force, format });
     const step = metadata['step'] === undefined ? '' : `, step ${metadata['step']}`;
     console.log(`${file}: from ${source}${step}`);
     for (const { name, dtype, shape } of tensors) console.log(`  ${name}  ${dtype}[${shape.join(', ')}]`);
+    if (ignored.length > 0) console.log(`left out, no part of the projection: ${ignored.join(', ')}`);
     console.log(`read back: all ${tensors.length} tensors are equal to the checkpoint's, bit for bit`);
   },
 });

@@ -33,7 +33,7 @@ export async function writeTexts(
   { language, encoder, tokenizer }: MiniGpt4,
   projection: Projection,
   items: readonly HeldOutItem[],
-  options: Pick<GenerationOptions, 'maxNewTokens' | 'batchSize' | 'endId' | 'onProgress'>,
+  options: Pick<GenerationOptions, 'maxNewTokens' | 'batchSize' | 'endId' | 'stopSequences' | 'onProgress'>,
 ): Promise<WrittenText[]> {
   const inputs = items.map(({ features, example: { prefix } }) => ({ features, prefix }));
   const texts = await generate(language, projection, inputs, encoder.featureShape, options);

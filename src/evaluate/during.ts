@@ -36,7 +36,8 @@ async function showPanel(
   prompter: Prompter,
   items: readonly HeldOutItem[],
 ): Promise<void> {
-  const texts = await writeTexts(model, projection, items, { ...config.evaluate, endId: prompter.endId });
+  const { endId, stopSequences } = prompter;
+  const texts = await writeTexts(model, projection, items, { ...config.evaluate, endId, stopSequences });
   for (const [i, { pair, caption }] of items.entries()) {
     const written = texts[i]?.text ?? '';
     run.logSample(step, { id: pair.id, truth: caption, written });

@@ -47,7 +47,7 @@ export async function readHeldOut(
   const items: HeldOutItem[] = [];
   for (let row = 0; row < rows; row++) {
     const pair = await shards.read(row);
-    const caption = captions === 'clean' ? cleanCaption(pair.caption) : pair.caption.trim();
+    const caption = captions === 'clean' ? cleanCaption(pair.caption) : pair.caption;
     const encoded = caption ? await readableFeatures(pair, features) : undefined;
     const question = questions.length ? questions[items.length % questions.length] : undefined;
     if (encoded)

@@ -55,7 +55,7 @@ export async function runEvaluation(
   const model = await openMiniGpt4(config.model, folders, events.loading);
   const store = await openStore(config, model);
   try {
-    const projection = await loadProjection(from, config, model);
+    const projection = await loadProjection(from, config, model, events.note);
     const features = featureReader(model.encoder, store, { workers: config.data.workers });
     const prompter = new Prompter(model.tokenizer, config.prompt);
     const heldOut = await readHeldOut(config, features, prompter, (done, total) =>
@@ -190,6 +190,7 @@ async function writeCaptions({
   const texts = await writeTexts(model, projection, chosen, {
     ...config.evaluate,
     endId: prompter.endId,
+    stopSequences: prompter.stopSequences,
     onProgress: (done) => events.progress?.('captions', done, chosen.length),
   });
   const describes = config.train.stage === 'finetune';

@@ -4,13 +4,14 @@
  */
 import { createHash } from 'node:crypto';
 import { readdir, readFile, rename, rm, stat } from 'node:fs/promises';
-import { basename, join } from 'node:path';
+import { basename, extname, join } from 'node:path';
 
 import { UserError } from '../errors.js';
 import { fileError, writeFileWhole, writeFolderWhole } from '../files.js';
 import { openSafetensors, writeSafetensors } from '../model/safetensors.js';
 import type { HostTensor } from '../tensorflow/dtypes.js';
 import { parseState, type CheckpointState, type StoredState } from './checkpointState.js';
+import { PROJECTION_ENDINGS } from './projectionFiles.js';
 
 /** Tensors by name. */
 export type NamedTensors = Readonly<Record<string, HostTensor>>;
@@ -85,16 +86,18 @@ export async function loadCheckpoint(folder: string): Promise<Checkpoint> {
 
 /**
  * The projection file that a path means: of a run folder its newest checkpoint's, of a checkpoint folder its own, or a
- * `.safetensors` file itself. In a checkpoint the file's SHA-256 is verified.
+ * `.safetensors`, `.pth` or `.bin` file itself. In a checkpoint the file's SHA-256 is verified.
  *
  * @throws UserError if the path is none of these
  */
 export async function findProjection(path: string): Promise<string> {
   if (!(await exists(path)))
-    throw new UserError(`${path}: must be a run, a checkpoint or a .safetensors file, got nothing`);
+    throw new UserError(`${path}: must be a run, a checkpoint or a projection's file, got nothing`);
   if (!(await stat(path)).isDirectory()) {
-    if (path.endsWith('.safetensors')) return path;
-    throw new UserError(`${path}: must be a run, a checkpoint or a .safetensors file, got another file`);
+    if (PROJECTION_ENDINGS.includes(extname(path))) return path;
+    throw new UserError(
+      `${path}: must be a run, a checkpoint or a file ending in ${PROJECTION_ENDINGS.join(', ')}, got another file`,
+    );
   }
   const folder = (await exists(join(path, STATE_FILE))) ? path : await latestCheckpoint(path);
   if (folder === undefined) {

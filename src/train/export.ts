@@ -1,23 +1,26 @@
-/** `minigpt4 export`: a trained projection as one safetensors file that other programs read, checked after writing. */
+/** `minigpt4 export`: a trained projection as one file that other programs read, checked after writing. */
 import { existsSync } from 'node:fs';
 import { mkdir, readFile } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { basename, dirname, extname, join } from 'node:path';
 
 import { RESOLVED_HEADER } from '../config/describe.js';
 import { loadConfig } from '../config/load.js';
 import type { Config } from '../config/schema.js';
 import { UserError } from '../errors.js';
 import { fileError } from '../files.js';
-import { openSafetensors, writeSafetensors } from '../model/safetensors.js';
+import { openSafetensors } from '../model/safetensors.js';
 import type { HostTensor } from '../tensorflow/dtypes.js';
 import { packageVersion } from '../version.js';
-import { findProjection, readTensors, type NamedTensors } from './checkpoint.js';
+import { findProjection, type NamedTensors } from './checkpoint.js';
 import { parseState, type StoredState } from './checkpointState.js';
+import { FORMAT_ENDINGS, readProjection, writeProjection, type ProjectionFormat } from './projectionFiles.js';
 
 /** Options of `exportProjection`. */
 export interface ExportOptions {
   /** Replace a file that is there. */
   readonly force?: boolean;
+  /** What programs are to read the file; safetensors if left out. */
+  readonly format?: ProjectionFormat;
 }
 
 /** What was written. */
@@ -27,6 +30,8 @@ export interface ExportResult {
   readonly source: string;
   /** Name, dtype and shape of each tensor, as read back from `file` and found equal to the source's. */
   readonly tensors: readonly (Pick<HostTensor, 'dtype' | 'shape'> & { readonly name: string })[];
+  /** Other tensors of the source, which are no part of a projection and were left out. */
+  readonly ignored: readonly string[];
   readonly metadata: Readonly<Record<string, string>>;
 }
 
@@ -36,43 +41,42 @@ const NAMES = ['llama_proj.weight', 'llama_proj.bias', 'feature_norm.mean', 'fea
 /**
  * Writes the projection of `from` to `out`: `llama_proj.weight` float32[D, C], `llama_proj.bias` float32[D] and, where the
  * features are standardised, `feature_norm.mean` and `feature_norm.std` float32[C]. The metadata say the step, what
- * happens to the features before the projection, and the SHA-256 of the frozen parts it was trained with. The file is
- * written whole, read back, and compared tensor by tensor.
+ * happens to the features before the projection, and the SHA-256 of the frozen parts it was trained with. Formats
+ * `minigpt4` and `llava` hold the two tensors under their programs' names. The file is written whole, read back, and
+ * compared tensor by tensor.
  *
- * @param from run folder (its newest checkpoint), checkpoint folder or `.safetensors` file
- * @throws UserError if `from` holds no whole projection, or `out` is there already, is no `.safetensors` name or cannot be written
+ * @param from run folder (its newest checkpoint), checkpoint folder, or `.safetensors`, `.pth` or `.bin` file
+ * @throws UserError if `from` holds no whole projection, the format has no room for it, or `out` is there already, has
+ * another format's ending or cannot be written
  */
 export async function exportProjection(
   from: string,
   out: string,
-  { force = false }: ExportOptions = {},
+  { force = false, format = 'safetensors' }: ExportOptions = {},
 ): Promise<ExportResult> {
-  requireTarget(out, force);
+  requireTarget(out, format, force);
   const source = await findProjection(from);
-  const tensors = await readTensors(source);
+  const { tensors, ignored } = await readProjection(source);
   requireProjection(source, tensors);
   const metadata = await metadataOf(source);
   await mkdir(dirname(out), { recursive: true }).catch((error: unknown) => {
     throw fileError(dirname(out), error);
   });
-  const entries = Object.entries(tensors).map(([name, { data, ...info }]) => ({
-    name,
-    ...info,
-    read: () => data,
-  }));
-  await writeSafetensors(out, entries, metadata);
+  await writeProjection(out, format, tensors, metadata);
   await requireEqual(out, tensors);
   return {
     file: out,
     source,
-    tensors: entries.map(({ name, dtype, shape }) => ({ name, dtype, shape })),
+    tensors: Object.entries(tensors).map(([name, { dtype, shape }]) => ({ name, dtype, shape })),
+    ignored,
     metadata,
   };
 }
 
-function requireTarget(out: string, force: boolean): void {
-  if (!out.endsWith('.safetensors')) {
-    throw new UserError(`export: the file must end in .safetensors, got ${out} (name it so)`);
+function requireTarget(out: string, format: ProjectionFormat, force: boolean): void {
+  const endings = FORMAT_ENDINGS[format];
+  if (!endings.includes(extname(out))) {
+    throw new UserError(`export: the file must end in ${endings.join(' or ')}, got ${out} (name it so)`);
   }
   if (!force && existsSync(out)) {
     throw new UserError(`export: ${out} must be a new file, got one that is there (--force replaces it)`);
@@ -81,10 +85,9 @@ function requireTarget(out: string, force: boolean): void {
 
 function requireProjection(source: string, tensors: NamedTensors): void {
   const { 'llama_proj.weight': weight, 'llama_proj.bias': bias } = tensors;
-  const names = Object.keys(tensors);
-  if (!weight || !bias || names.some((name) => !NAMES.includes(name))) {
+  if (!weight || !bias) {
     throw new UserError(
-      `${source}: a projection must hold llama_proj.weight and llama_proj.bias, and at most feature_norm.*, got ${names.join(', ') || 'nothing'}`,
+      `${source}: a projection must hold llama_proj.weight and llama_proj.bias, got ${Object.keys(tensors).join(', ') || 'neither'}`,
     );
   }
   const [D = 0, C = 0] = weight.shape;
@@ -134,6 +137,7 @@ async function configOf(source: string): Promise<Config | undefined> {
 }
 
 async function ownMetadata(file: string): Promise<Readonly<Record<string, string>>> {
+  if (extname(file) !== '.safetensors') return {}; // PyTorch files have no room for any
   const opened = await openSafetensors(file);
   try {
     return opened.metadata;
@@ -143,7 +147,7 @@ async function ownMetadata(file: string): Promise<Readonly<Record<string, string
 }
 
 async function requireEqual(file: string, expected: NamedTensors): Promise<void> {
-  const written = await readTensors(file);
+  const { tensors: written } = await readProjection(file);
   const names = new Set([...Object.keys(written), ...Object.keys(expected)]);
   const different = [...names].filter((name) => !areEqual(written[name], expected[name]));
   if (different.length === 0) return;

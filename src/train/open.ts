@@ -100,9 +100,10 @@ export async function openTraining(
       ledger,
     );
     announce(config, model, run, events);
-    const projection = await startProjection(config, model, samples, run.checkpoint, (done) =>
-      events.loading?.('features of the training images', done),
-    );
+    const projection = await startProjection(config, model, samples, run.checkpoint, {
+      onProgress: (done) => events.loading?.('features of the training images', done),
+      ...(events.note && { note: events.note }),
+    });
     return new Training(config, run, model, features, samples, projection, store);
   } catch (error) {
     for (const close of closers) await close();

@@ -144,13 +144,13 @@ export class Samples {
     step: number,
   ): Promise<Sample | undefined> {
     const pair = await source.shards.read(row);
-    const caption = this.config.data.captions === 'clean' ? cleanCaption(pair.caption) : pair.caption.trim();
+    const caption = this.config.data.captions === 'clean' ? cleanCaption(pair.caption) : pair.caption;
     const reject = async (reason: string): Promise<undefined> => {
       await this.ledger.add({ step, ...source.shards.location(row), id: pair.id, reason });
       this.ledger.check(position + 1);
       return undefined;
     };
-    if (!caption) return reject('caption is empty');
+    if (!caption.trim()) return reject('caption is empty');
     try {
       const features = await this.features(pair);
       return { pair, features, example: this.prompter.example(caption, this.#question(source, position)) };

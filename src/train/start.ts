@@ -10,8 +10,9 @@ import {
   type FeatureStatistics,
   type Projection,
 } from '../model/projection.js';
-import { findProjection, readTensors, type Checkpoint } from './checkpoint.js';
+import { findProjection, type Checkpoint } from './checkpoint.js';
 import { prefetch } from './prefetch.js';
+import { readProjection } from './projectionFiles.js';
 import type { Samples } from './samples.js';
 
 /** Samples over which the feature statistics are taken: the first ones of the training order. */
@@ -19,10 +20,16 @@ const STATISTICS_SAMPLES = 2048;
 /** Samples under way at once, so that decoding goes on while the encoder computes. */
 const DECODED_AHEAD = 8;
 
+/** What is told while a projection is made ready. */
+export interface StartEvents {
+  /** Share of the training images encoded for their statistics, 0…1. */
+  readonly onProgress?: (done: number) => void;
+  readonly note?: (text: string) => void;
+}
+
 /**
  * The run's own checkpoint, else the named stage-1 projection, else fresh weights.
  *
- * @param onProgress share of the training images encoded for their statistics, 0…1
  * @throws UserError if the checkpoint belongs to another encoder or LLM
  */
 export async function startProjection(
@@ -30,7 +37,7 @@ export async function startProjection(
   model: MiniGpt4,
   samples: Samples,
   checkpoint: Checkpoint | undefined,
-  onProgress?: (done: number) => void,
+  { onProgress, note }: StartEvents = {},
 ): Promise<Projection> {
   const sizes = projectionSizes(model);
   const { standardise, layerNorm, init, initialScale } = config.model.projection;
@@ -39,23 +46,30 @@ export async function startProjection(
     checkParts(checkpoint, model.hashes);
     return projectionFromTensors(checkpoint.projection, sizes, options, checkpoint.folder);
   }
-  if (config.train.initFrom) return loadProjection(config.train.initFrom, config, model);
+  if (config.train.initFrom) return loadProjection(config.train.initFrom, config, model, note);
   const statistics = standardise ? await trainingStatistics(samples, sizes[0], onProgress) : undefined;
   const start =
     init === 'torch' ? { kind: init } : { kind: init, rms: await model.embeddingRms(), scale: initialScale };
   return initialProjection(sizes, options, start, deviates(config.run.seed), statistics);
 }
 
-/** Loads a trained projection from a run, a checkpoint or a file, for the model of a configuration. */
-export async function loadProjection(path: string, config: Config, model: MiniGpt4): Promise<Projection> {
+/**
+ * Loads a trained projection from a run, a checkpoint or a file, for the model of a configuration.
+ *
+ * @param note told which tensors of the file are no part of a projection, as official checkpoints hold some
+ * @throws UserError naming both widths if it was trained for others, or what is missing
+ */
+export async function loadProjection(
+  path: string,
+  config: Config,
+  model: MiniGpt4,
+  note?: (text: string) => void,
+): Promise<Projection> {
   const file = await findProjection(path);
   const { standardise, layerNorm } = config.model.projection;
-  return projectionFromTensors(
-    await readTensors(file),
-    projectionSizes(model),
-    { standardise, layerNorm },
-    file,
-  );
+  const { tensors, ignored } = await readProjection(file);
+  if (ignored.length > 0) note?.(`${file}: not used: ${ignored.join(', ')}`);
+  return projectionFromTensors(tensors, projectionSizes(model), { standardise, layerNorm }, file);
 }
 
 /** [C, D]: feature width and LLM width. */

@@ -170,7 +170,7 @@ describe('the projection of a path', () => {
   it('of anything else is an error that says what it must be', async () => {
     writeFileSync(join(run, 'a.txt'), '');
     await expect(findProjection(join(run, 'no'))).rejects.toThrow(
-      'must be a run, a checkpoint or a .safetensors file, got nothing',
+      "must be a run, a checkpoint or a projection's file, got nothing",
     );
     await expect(findProjection(join(run, 'a.txt'))).rejects.toThrow('got another file');
     await expect(findProjection(run)).rejects.toThrow('must hold a checkpoint, got none');

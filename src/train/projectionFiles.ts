@@ -1,0 +1,113 @@
+/** Files that hold a projection: our own, MiniGPT-4's checkpoints and LLaVA's, read and written by one list of names. */
+import { extname } from 'node:path';
+import { UserError } from '../errors.js';
+import { openPyTorch } from '../model/pytorch.js';
+import { OrderedDict, PyTorchTensor } from '../model/pytorchValues.js';
+import { writePyTorch, type PyTorchTree } from '../model/pytorchWrite.js';
+import { openSafetensors, writeSafetensors } from '../model/safetensors.js';
+import type { WeightSource } from '../model/weights.js';
+import type { HostTensor } from '../tensorflow/dtypes.js';
+import type { NamedTensors } from './checkpoint.js';
+
+/** A kind of file that a projection can be exported to. */
+export type ProjectionFormat = 'safetensors' | 'minigpt4' | 'llava';
+
+/** Endings of a format's files. */
+export const FORMAT_ENDINGS: Readonly<Record<ProjectionFormat, readonly string[]>> = {
+  safetensors: ['.safetensors'],
+  minigpt4: ['.pth'],
+  llava: ['.bin'],
+};
+
+/** Endings of files that a projection can be read from. */
+export const PROJECTION_ENDINGS: readonly string[] = ['.safetensors', '.pth', '.pt', '.bin'];
+
+/** What a file holds of a projection, and the names of its other tensors. */
+export interface ProjectionTensors {
+  readonly tensors: NamedTensors;
+  readonly ignored: readonly string[];
+}
+
+const OURS = /^(llama_proj|feature_norm)\./;
+/** LLaVA, llava_arch.py: `mm_projector` inside the model, saved alone as mm_projector.bin. */
+const LLAVA = /^(model\.)?mm_projector\.(weight|bias)$/;
+const LLAVA_PREFIX = 'model.mm_projector.';
+
+/**
+ * Reads the projection of a file: `.safetensors`, a MiniGPT-4 checkpoint (`{'model': …}`), or LLaVA's mm_projector.bin.
+ *
+ * @throws UserError if the file is damaged or wants more than data
+ */
+export async function readProjection(file: string): Promise<ProjectionTensors> {
+  const source = await openWeights(file);
+  try {
+    const tensors: Record<string, HostTensor> = {};
+    const ignored: string[] = [];
+    for (const name of source.names()) {
+      const ours = ourName(name);
+      if (ours === undefined) ignored.push(name);
+      else tensors[ours] = await source.read(name);
+    }
+    return { tensors, ignored };
+  } finally {
+    await source.close();
+  }
+}
+
+/**
+ * Writes a projection, whole or not at all.
+ *
+ * `minigpt4`: `{'model': {'llama_proj.weight', 'llama_proj.bias'}}`, which the original code's loader applies;
+ * `llava`: `model.mm_projector.*` at the top level, as LLaVA's `--pretrain_mm_mlp_adapter` reads it.
+ *
+ * @param metadata free text; only safetensors has room for it
+ * @throws UserError if the projection needs more than the format's code does: normalised features
+ */
+export async function writeProjection(
+  out: string,
+  format: ProjectionFormat,
+  tensors: NamedTensors,
+  metadata: Readonly<Record<string, string>>,
+): Promise<void> {
+  if (format === 'safetensors') {
+    const entries = Object.entries(tensors).map(([name, { data, ...info }]) => ({
+      name,
+      ...info,
+      read: () => data,
+    }));
+    return writeSafetensors(out, entries, metadata);
+  }
+  requirePlain(format, tensors, metadata);
+  const named = new OrderedDict<PyTorchTree>(
+    ['weight', 'bias'].flatMap((part) => {
+      const tensor = tensors[`llama_proj.${part}`];
+      const name = `${format === 'llava' ? LLAVA_PREFIX : 'llama_proj.'}${part}`;
+      return tensor ? [[name, new PyTorchTensor(tensor.dtype, tensor.shape, () => tensor.data)]] : [];
+    }),
+  );
+  await writePyTorch(out, format === 'llava' ? named : { model: named });
+}
+
+/** Their loaders know a matrix and a bias, and nothing to do before them. */
+function requirePlain(
+  format: ProjectionFormat,
+  tensors: NamedTensors,
+  metadata: Readonly<Record<string, string>>,
+): void {
+  const extra = Object.keys(tensors).find((name) => !name.startsWith('llama_proj.'));
+  if (extra === undefined && metadata['features.layer_norm'] !== 'true') return;
+  throw new UserError(
+    `export: format ${format} holds a linear layer only, got a projection after ${extra ? 'standardised features' : 'a LayerNorm'} (train with model.projection.standardise and layerNorm false, or export to safetensors)`,
+  );
+}
+
+/** The name that a tensor has with us; undefined: it is no part of a projection. */
+function ourName(name: string): string | undefined {
+  if (OURS.test(name)) return name;
+  const llava = LLAVA.exec(name);
+  return llava ? `llama_proj.${llava[2] ?? ''}` : undefined;
+}
+
+async function openWeights(file: string): Promise<WeightSource> {
+  return extname(file) === '.safetensors' ? openSafetensors(file) : openPyTorch(file);
+}
