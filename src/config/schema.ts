@@ -153,7 +153,12 @@ const Data = section(
   {
     train: Type.Array(TrainSource, {
       minItems: 1,
-      description: 'the training mixture, drawn sample by sample',
+      description: 'the training mixture',
+    }),
+    draw: choice(['sample', 'batch'], {
+      default: 'sample',
+      description:
+        'what set and question are drawn for: each sample, or a whole batch at once, as MiniGPT-4 does (115 : 14 batches of LAION and CC-SBU)',
     }),
     heldOut: Type.Optional(HeldOut),
     captions: choice(['clean', 'verbatim'], {

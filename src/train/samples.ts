@@ -10,7 +10,7 @@ import { cleanCaption } from '../data/captions.js';
 import type { FeatureStore } from '../data/featureStore.js';
 import { BadImage, preprocess, type ImageTransform } from '../data/images.js';
 import type { BadSampleLedger } from '../data/ledger.js';
-import { drawAt, randomAt, sampleAt } from '../data/order.js';
+import { drawAt, randomAt, sampleAt, type MixtureDraw } from '../data/order.js';
 import type { ImageTextPair } from '../data/pairs.js';
 import { ShardSet } from '../data/shards.js';
 import { UserError } from '../errors.js';
@@ -119,11 +119,7 @@ export class Samples {
    */
   async at(position: number, step: number): Promise<Sample> {
     const { seed } = this.config.run;
-    const { source: number, index } = drawAt(
-      seed,
-      position,
-      this.sources.map(({ weight }) => weight),
-    );
+    const { source: number, index } = this.#draw(position);
     const source = this.sources[number];
     if (!source) throw new Error(`samples: the mixture drew source ${number} of ${this.sources.length}`);
     const first = sampleAt(seed + number, index, source.rows);
@@ -135,6 +131,19 @@ export class Samples {
     throw new UserError(
       `data.train: ${MAX_REPLACEMENTS} samples in a row are bad in ${source.shards.paths[0] ?? ''} (see ledger.jsonl in the run folder)`,
     );
+  }
+
+  /** The source of a position, and the position in it. Where a batch is drawn at once, its samples follow each other there. */
+  #draw(position: number): MixtureDraw {
+    const size = this.#drawnTogether;
+    const weights = this.sources.map(({ weight }) => weight);
+    const { source, index } = drawAt(this.config.run.seed, Math.floor(position / size), weights);
+    return { source, index: index * size + (position % size) };
+  }
+
+  /** Samples that share one draw of source and question. */
+  get #drawnTogether(): number {
+    return this.config.data.draw === 'batch' ? this.config.train.batchSize : 1;
   }
 
   async #read(
@@ -163,7 +172,8 @@ export class Samples {
   #question({ prompt }: SampleSource, position: number): string | undefined {
     const { questions } = this.config.prompt;
     if (prompt === 'none' || !questions.length) return undefined;
-    return questions[Math.floor(randomAt(this.config.run.seed, position, 'question') * questions.length)];
+    const drawn = Math.floor(position / this.#drawnTogether);
+    return questions[Math.floor(randomAt(this.config.run.seed, drawn, 'question') * questions.length)];
   }
 }
 

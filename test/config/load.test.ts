@@ -45,6 +45,7 @@ describe('a configuration file', () => {
     });
     expect(config.data).toEqual({
       train: [{ shards: 'shards/a', weight: 1, prompt: 'none' }],
+      draw: 'sample',
       captions: 'clean',
       maxBadFraction: 0.01,
       prefetch: 4,
