@@ -273,7 +273,7 @@ const Train = section(
       Type.String({
         minLength: 1,
         description:
-          'start from this projection: run folder, checkpoint folder or .safetensors file; finetune needs it',
+          'start from this projection: run folder, checkpoint folder, .safetensors file or official .pth checkpoint; finetune needs it',
       }),
     ),
     optimizer: Optimizer,
