@@ -58,6 +58,8 @@ export interface Runtime {
   readonly version: string;
   /** `CPU` or `GPU`: where TensorFlow places ops by default. */
   readonly device: 'CPU' | 'GPU';
+  /** Whose products it computes with on a CPU; their last bits differ. */
+  readonly kernels: 'oneDNN' | 'Eigen';
 }
 
 /** The native services alone; loads in a millisecond. */
@@ -90,6 +92,7 @@ export function loadTensorFlow(threads = 0): Runtime {
       binding: backend.binding,
       version: backend.binding.TF_Version,
       device: backend.isUsingGpuDevice ? 'GPU' : 'CPU',
+      kernels: process.env['TF_ENABLE_ONEDNN_OPTS'] === '0' ? 'Eigen' : 'oneDNN',
     };
   } finally {
     native.muteStderr(false);

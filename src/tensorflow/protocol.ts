@@ -62,4 +62,6 @@ export interface Replies {
 export interface RuntimeFacts {
   readonly version: string;
   readonly device: 'CPU' | 'GPU';
+  /** Whose products it computes with on a CPU; their last bits differ. */
+  readonly kernels: 'oneDNN' | 'Eigen';
 }

@@ -13,8 +13,8 @@ const port = parentPort;
 if (!port) throw new Error('worker: must run as a worker thread');
 
 const { threads } = workerData as { threads: number }; // set by TensorFlow.open
-const { binding, version, device } = loadTensorFlow(threads);
-port.postMessage({ ready: { version, device } satisfies RuntimeFacts });
+const { binding, version, device, kernels } = loadTensorFlow(threads);
+port.postMessage({ ready: { version, device, kernels } satisfies RuntimeFacts });
 port.on('message', ({ id, request }: { id: number; request: Request }) => {
   try {
     const reply = answer(request);
