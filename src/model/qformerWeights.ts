@@ -6,15 +6,7 @@ import { UserError } from '../errors.js';
 import { only } from '../tensorflow/graph.js';
 import type { FrozenWeight } from './frozenWeights.js';
 import type { QFormerConfig } from './qformer.js';
-import {
-  countLayers,
-  headCount,
-  prefixOf,
-  section,
-  shapeOf,
-  wholeNumber,
-  type JsonObject,
-} from './vitSizes.js';
+import { blip2Heads, countLayers, headCount, type JsonObject, prefixOf, shapeOf } from './vitSizes.js';
 import type { WeightSource } from './weights.js';
 
 const RELEASED = { width: 768, heads: 12 };
@@ -164,14 +156,7 @@ function both(variable: string, ...layers: string[]): FrozenWeight[] {
   }));
 }
 
-/** Hugging Face leaves a config's defaults out; there `num_attention_heads` is 12. */
 function configHeads({ kind }: QFormerLayout, config: JsonObject | undefined): number | undefined {
   if (kind === 'lavis' || config === undefined) return undefined;
-  const qformer = section(config, 'qformer_config');
-  const activation = qformer['hidden_act'] ?? 'gelu';
-  if (activation !== 'gelu')
-    throw new UserError(
-      `config.json: qformer_config.hidden_act must be "gelu", got ${JSON.stringify(activation)}`,
-    );
-  return wholeNumber(qformer, 'num_attention_heads') ?? RELEASED.heads;
+  return blip2Heads(config, 'qformer_config', RELEASED.heads);
 }

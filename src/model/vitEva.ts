@@ -10,15 +10,14 @@ import type { FrozenWeight } from './frozenWeights.js';
 import { interpolatePositions } from './interpolate.js';
 import type { VitConfig } from './vit.js';
 import {
+  blip2Heads,
   checkImageSize,
   CLIP_PIXELS,
   countLayers,
   headCount,
-  prefixOf,
-  section,
-  shapeOf,
-  wholeNumber,
   type JsonObject,
+  prefixOf,
+  shapeOf,
 } from './vitSizes.js';
 import type { WeightSource } from './weights.js';
 
@@ -171,14 +170,7 @@ function zeroKeyBias({ dtype, shape, data }: HostTensor): HostTensor {
   return { dtype, shape: [(elementCount(shape) / 2) * 3], data: all };
 }
 
-/** Hugging Face leaves a config's defaults out; there `num_attention_heads` is 16. */
 function configHeads({ kind }: EvaLayout, config: JsonObject | undefined): number | undefined {
   if (kind === 'eva' || config === undefined) return undefined;
-  const vision = section(config, 'vision_config');
-  const activation = vision['hidden_act'] ?? 'gelu';
-  if (activation !== 'gelu')
-    throw new UserError(
-      `config.json: vision_config.hidden_act must be "gelu", got ${JSON.stringify(activation)}`,
-    );
-  return wholeNumber(vision, 'num_attention_heads') ?? RELEASED.heads;
+  return blip2Heads(config, 'vision_config', RELEASED.heads);
 }

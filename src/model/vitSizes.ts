@@ -107,3 +107,16 @@ export function checkImageSize(imageSize: number, patchSize: number): void {
   if (imageSize % patchSize)
     throw new UserError(`vit: the image size must be a multiple of ${patchSize}, got ${imageSize}`);
 }
+
+/**
+ * Attention heads of a part of a Hugging Face BLIP-2 config.json, which leaves its defaults out.
+ *
+ * @throws UserError if the part asks for another activation than the exact GELU
+ */
+export function blip2Heads(config: JsonObject, name: string, fallback: number): number {
+  const part = section(config, name);
+  const activation = part['hidden_act'] ?? 'gelu';
+  if (activation !== 'gelu')
+    throw new UserError(`config.json: ${name}.hidden_act must be "gelu", got ${JSON.stringify(activation)}`);
+  return wholeNumber(part, 'num_attention_heads') ?? fallback;
+}
