@@ -2,6 +2,7 @@
  * The members of a PyTorch zip file, Zip64 included, each as a range of the file: PyTorch stores them uncompressed.
  * Format: PKWARE APPNOTE.TXT 6.3.10, sections 4.3 to 4.5; pytorch, caffe2/serialize/inline_container.cc.
  */
+import { findZipEnd, ZIP_FULL_16, ZIP_FULL_32, zipEntrySizes } from '../zipFormat.js';
 import { malformed } from './pytorchValues.js';
 import type { RangeFile } from './weightsFile.js';
 
@@ -21,12 +22,10 @@ interface Directory {
 
 const LOCAL = { signature: 0x04034b50, length: 30 };
 const ENTRY = { signature: 0x02014b50, length: 46 };
-const END = { signature: 0x06054b50, length: 22 };
+const END_BYTES = 22;
 const END64 = { signature: 0x06064b50, length: 56 };
 const LOCATOR64 = { signature: 0x07064b50, length: 20 };
 const MAX_COMMENT = 0xffff;
-const FULL_16 = 0xffff;
-const FULL_32 = 0xffffffff; // "look in the Zip64 record"
 const MAX_DIRECTORY_BYTES = 32 * 2 ** 20;
 const MAX_MEMBERS = 250_000; // far above any model's storages; bounds what a hostile file can make us hold
 
@@ -105,16 +104,15 @@ export class PyTorchZip {
 }
 
 async function findDirectory(file: RangeFile): Promise<Directory> {
-  const tailLength = Math.min(file.sizeBytes, END.length + MAX_COMMENT);
+  const tailLength = Math.min(file.sizeBytes, END_BYTES + MAX_COMMENT);
   const tailPosition = file.sizeBytes - tailLength;
   const tail = Buffer.from((await file.read(tailPosition, tailLength)).buffer);
-  let end = tail.length - END.length;
-  while (end >= 0 && !isEnd(tail, end)) end--;
+  const end = findZipEnd(tail);
   if (end < 0) throw damaged(file, 'no table of contents');
   const count = tail.readUInt16LE(end + 10);
   const length = tail.readUInt32LE(end + 12);
   const position = tail.readUInt32LE(end + 16);
-  const big = count === FULL_16 || length === FULL_32 || position === FULL_32;
+  const big = count === ZIP_FULL_16 || length === ZIP_FULL_32 || position === ZIP_FULL_32;
   const found = big ? await findDirectory64(file, tailPosition + end) : { count, length, position };
   const fits = found.position + found.length <= tailPosition + end;
   if (!fits || found.length > MAX_DIRECTORY_BYTES || found.count > MAX_MEMBERS) {
@@ -122,13 +120,6 @@ async function findDirectory(file: RangeFile): Promise<Directory> {
     throw damaged(file, `a table of contents of ${what}`);
   }
   return found;
-}
-
-/** The end record's comment fills the rest of the file: a signature inside a comment or in data does not count. */
-function isEnd(tail: Buffer, at: number): boolean {
-  return (
-    tail.readUInt32LE(at) === END.signature && at + END.length + tail.readUInt16LE(at + 20) === tail.length
-  );
 }
 
 async function findDirectory64(file: RangeFile, endPosition: number): Promise<Directory> {
@@ -153,36 +144,13 @@ function parseEntry(file: RangeFile, bytes: Buffer, at: number): { member: Membe
   const next = extraEnd + bytes.readUInt16LE(at + 32);
   if (next > bytes.length) throw damaged(file, 'an entry that reaches past its table of contents');
   const name = bytes.toString('utf8', at + ENTRY.length, nameEnd);
-  const sizes = sizesOf(file, bytes, at, zip64Field(bytes.subarray(nameEnd, extraEnd)));
+  const sizes = zipEntrySizes(bytes, at, bytes.subarray(nameEnd, extraEnd), {
+    toNumber: Number, // rounded beyond 2^53, where no file ends
+    missing: () => damaged(file, 'a large member without its Zip64 sizes'),
+  });
   const plain = bytes.readUInt16LE(at + 10) === 0 && (bytes.readUInt16LE(at + 8) & 1) === 0;
   const stored = plain && sizes.sizeBytes === sizes.compressedBytes;
   return { member: { name, stored, ...sizes }, next };
-}
-
-type Sizes = Pick<Member, 'sizeBytes' | 'headerPosition'> & { readonly compressedBytes: number };
-
-/** The three numbers of an entry; each that is full stands in the Zip64 extra field instead, in this order. */
-function sizesOf(file: RangeFile, bytes: Buffer, at: number, extra: Buffer): Sizes {
-  let used = 0;
-  const number = (short: number): number => {
-    if (short !== FULL_32) return short;
-    if (extra.length < used + 8) throw damaged(file, 'a large member without its Zip64 sizes');
-    used += 8;
-    return Number(extra.readBigUInt64LE(used - 8)); // rounded beyond 2^53, where no file ends
-  };
-  const sizeBytes = number(bytes.readUInt32LE(at + 24));
-  const compressedBytes = number(bytes.readUInt32LE(at + 20));
-  const headerPosition = number(bytes.readUInt32LE(at + 42));
-  return { sizeBytes, compressedBytes, headerPosition };
-}
-
-function zip64Field(extra: Buffer): Buffer {
-  for (let at = 0; at + 4 <= extra.length;) {
-    const end = at + 4 + extra.readUInt16LE(at + 2);
-    if (extra.readUInt16LE(at) === 1) return extra.subarray(at + 4, end);
-    at = end;
-  }
-  return Buffer.alloc(0);
 }
 
 function damaged(file: RangeFile, got: string): Error {

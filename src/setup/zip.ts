@@ -5,6 +5,7 @@
 import type { FileHandle } from 'node:fs/promises';
 
 import { UserError } from '../errors.js';
+import { findZipEnd, ZIP_FULL_16, ZIP_FULL_32, zipEntrySizes } from '../zipFormat.js';
 
 /** One file inside a zip. */
 export interface ZipMember {
@@ -28,13 +29,10 @@ export interface ZipSource {
 const SIGNATURE = {
   local: 0x04034b50,
   entry: 0x02014b50,
-  end: 0x06054b50,
   end64: 0x06064b50,
   locator64: 0x07064b50,
 };
 const LENGTH = { local: 30, entry: 46, end: 22, end64: 56, locator64: 20, comment: 0xffff };
-const FULL_16 = 0xffff;
-const FULL_32 = 0xffffffff; // "look in the Zip64 record"
 const MAX_DIRECTORY_BYTES = 64 * 2 ** 20; // half a million members; bounds what a hostile file can make us hold
 
 /**
@@ -78,13 +76,12 @@ interface Directory {
 async function findDirectory(zip: ZipSource): Promise<Directory> {
   const tailLength = Math.min(zip.sizeBytes, LENGTH.end + LENGTH.comment);
   const tail = await read(zip, zip.sizeBytes - tailLength, tailLength);
-  let end = tail.length - LENGTH.end;
-  while (end >= 0 && !isEnd(tail, end)) end--;
+  const end = findZipEnd(tail);
   if (end < 0) throw damaged(zip, 'no table of contents');
   const count = tail.readUInt16LE(end + 10);
   const length = tail.readUInt32LE(end + 12);
   const position = tail.readUInt32LE(end + 16);
-  const big = count === FULL_16 || length === FULL_32 || position === FULL_32;
+  const big = count === ZIP_FULL_16 || length === ZIP_FULL_32 || position === ZIP_FULL_32;
   const found = big
     ? await findDirectory64(zip, zip.sizeBytes - tailLength + end)
     : { count, length, position };
@@ -92,13 +89,6 @@ async function findDirectory(zip: ZipSource): Promise<Directory> {
     throw damaged(zip, `a table of contents of ${found.length} bytes at ${found.position}`);
   }
   return found;
-}
-
-/** The end record's comment fills the rest of the file: a signature inside a comment or in data does not count. */
-function isEnd(tail: Buffer, at: number): boolean {
-  return (
-    tail.readUInt32LE(at) === SIGNATURE.end && at + LENGTH.end + tail.readUInt16LE(at + 20) === tail.length
-  );
 }
 
 async function findDirectory64(zip: ZipSource, endPosition: number): Promise<Directory> {
@@ -121,7 +111,10 @@ function parseEntry(zip: ZipSource, bytes: Buffer, at: number): { member: ZipMem
   const name = checkName(zip, bytes.toString('utf8', at + LENGTH.entry, nameEnd));
   if ((bytes.readUInt16LE(at + 8) & 1) !== 0)
     throw new UserError(`${zip.path}: must not be encrypted, got ${name} encrypted`);
-  const sizes = sizesOf(zip, bytes, at, bytes.subarray(nameEnd, nameEnd + extraLength));
+  const sizes = zipEntrySizes(bytes, at, bytes.subarray(nameEnd, nameEnd + extraLength), {
+    toNumber: (value) => safe(zip, value),
+    missing: () => damaged(zip, 'a large member without its Zip64 sizes'),
+  });
   return {
     member: {
       name,
@@ -131,33 +124,6 @@ function parseEntry(zip: ZipSource, bytes: Buffer, at: number): { member: ZipMem
     },
     next,
   };
-}
-
-type Sizes = Pick<ZipMember, 'sizeBytes' | 'compressedBytes' | 'headerPosition'>;
-
-/** The three numbers of an entry; each that is full stands in the Zip64 extra field instead, in this order. */
-function sizesOf(zip: ZipSource, bytes: Buffer, at: number, extra: Buffer): Sizes {
-  let big = zip64Field(extra);
-  const number = (short: number): number => {
-    if (short !== FULL_32) return short;
-    if (big.length < 8) throw damaged(zip, 'a large member without its Zip64 sizes');
-    const value = safe(zip, big.readBigUInt64LE(0));
-    big = big.subarray(8);
-    return value;
-  };
-  const sizeBytes = number(bytes.readUInt32LE(at + 24));
-  const compressedBytes = number(bytes.readUInt32LE(at + 20));
-  const headerPosition = number(bytes.readUInt32LE(at + 42));
-  return { sizeBytes, compressedBytes, headerPosition };
-}
-
-function zip64Field(extra: Buffer): Buffer {
-  for (let at = 0; at + 4 <= extra.length;) {
-    const end = at + 4 + extra.readUInt16LE(at + 2);
-    if (extra.readUInt16LE(at) === 1) return extra.subarray(at + 4, end);
-    at = end;
-  }
-  return Buffer.alloc(0);
 }
 
 function methodOf(zip: ZipSource, name: string, method: number): ZipMember['method'] {
