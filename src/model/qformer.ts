@@ -6,7 +6,7 @@
  */
 import { UserError } from '../errors.js';
 import { only, type Graph, type GraphTensor } from '../tensorflow/graph.js';
-import { add, broadcastTo, splitLast } from '../tensorflow/ops.js';
+import { add, broadcastTo, split } from '../tensorflow/ops.js';
 import { attention, gelu, layerNorm, linear, type Precision } from './layers.js';
 
 const LN_VISION_EPS = 1e-5; // torch's default, whatever a Hugging Face config says: its value is the blocks' (spec 1.2)
@@ -96,7 +96,7 @@ export class QFormer {
 
   #selfAttention(name: string, x: GraphTensor): GraphTensor {
     const { hiddenSize: D } = this.config;
-    const [q, k, v] = splitLast(this.#linear(`${name}/qkv`, x, [3 * D, D]), [D, D, D]) as [
+    const [q, k, v] = split(this.#linear(`${name}/qkv`, x, [3 * D, D]), [D, D, D], -1) as [
       GraphTensor,
       GraphTensor,
       GraphTensor,
@@ -107,7 +107,7 @@ export class QFormer {
   #crossAttention(name: string, x: GraphTensor, image: GraphTensor): GraphTensor {
     const { hiddenSize: D, encoderWidth: W } = this.config;
     const q = this.#linear(`${name}/q`, x, [D, D]);
-    const [k, v] = splitLast(this.#linear(`${name}/kv`, image, [2 * D, W]), [D, D]) as [
+    const [k, v] = split(this.#linear(`${name}/kv`, image, [2 * D, W]), [D, D], -1) as [
       GraphTensor,
       GraphTensor,
     ]; // two widths, two parts

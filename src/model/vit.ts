@@ -5,17 +5,7 @@
  */
 import { UserError } from '../errors.js';
 import { only, type Graph, type GraphTensor } from '../tensorflow/graph.js';
-import {
-  add,
-  broadcastTo,
-  concat,
-  mean,
-  mul,
-  reshape,
-  slice,
-  splitLast,
-  transpose,
-} from '../tensorflow/ops.js';
+import { add, broadcastTo, concat, mean, mul, reshape, slice, split, transpose } from '../tensorflow/ops.js';
 import type { FrozenWeight } from './frozenWeights.js';
 import { attention, gelu, layerNorm, linear, quickGelu, type Precision } from './layers.js';
 
@@ -144,7 +134,7 @@ export class Vit {
       this.#weight(`block${i}/qkv/weight`, [3 * C, C]),
       this.#vector(`block${i}/qkv/bias`, 3 * C),
     );
-    const [q, k, v] = splitLast(qkv, [C, C, C]) as [GraphTensor, GraphTensor, GraphTensor]; // three widths, three parts
+    const [q, k, v] = split(qkv, [C, C, C], -1) as [GraphTensor, GraphTensor, GraphTensor]; // three widths, three parts
     return linear(
       attention(q, k, v, { heads, precision: this.precision }),
       this.#weight(`block${i}/out/weight`, [C, C]),

@@ -196,11 +196,6 @@ export function split(x: GraphTensor, sizes: readonly number[], axis: number): G
   });
 }
 
-/** Cuts the last axis into parts of the given widths, which must add up to it. */
-export function splitLast(x: GraphTensor, widths: readonly number[]): GraphTensor[] {
-  return split(x, widths, -1);
-}
-
 /** Zeros around `x`: `paddings[axis]` = [before, after]. */
 export function pad(x: GraphTensor, paddings: readonly (readonly [Dim, Dim])[]): GraphTensor {
   if (paddings.length !== x.shape.length)

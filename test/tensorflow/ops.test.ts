@@ -40,7 +40,7 @@ describe('ops', () => {
       [2 / 3, -5 / 3].map(Math.fround),
     ],
     ['slice', (x) => ops.slice(x, [0, 1], ['B', 2]), [2, 2], [-2, 3, 5, -6]],
-    ['splitLast', (x) => ops.splitLast(x, [1, 2])[1] ?? x, [2, 2], [-2, 3, 5, -6]],
+    ['split', (x) => ops.split(x, [1, 2], -1)[1] ?? x, [2, 2], [-2, 3, 5, -6]],
     [
       'pad',
       (x) =>
@@ -175,7 +175,7 @@ describe('a mistake is named with op, shapes and the line of model code', () => 
       () => ops.slice(b, [2, 0], [2, 4]),
       'slice: window must lie inside [3, 4], got begin [2, 0] size [2, 4]',
     ],
-    ['split', () => ops.splitLast(a, [1, 2]), 'split: sizes must add up to axis 1 of [B, 4], got [1, 2]'],
+    ['split', () => ops.split(a, [1, 2], -1), 'split: sizes must add up to axis 1 of [B, 4], got [1, 2]'],
     ['pad', () => ops.pad(a, [[0, 1]]), 'pad: paddings must name every axis of [B, 4], got 1'],
     ['gather', () => ops.gather(b, a), 'gather: indices must be int32, got float32'],
     [
