@@ -146,8 +146,9 @@ export function prefixBatch(
 ): MicroBatch {
   const counts = inputs.map(({ features }) => features.length / (Q * C));
   checkImages(inputs, counts);
-  const I = counts.reduce((sum, count) => sum + count, 0);
-  const data = new Float32Array(Math.max(I, 1) * Q * C); // never empty, also where no input has an image
+  const images = counts.reduce((sum, count) => sum + count, 0);
+  const I = Math.max(images, 1); // never empty, also where no input has an image
+  const data = new Float32Array(I * Q * C);
   let from = 0;
   for (const { features } of inputs) {
     data.set(features, from);
@@ -157,19 +158,17 @@ export function prefixBatch(
     inputs.map(({ prefix }) => ({ prefix, target: [0] })),
     Q,
   );
-  const layout = numberImages(sequence.layout, counts, Q);
-  return { features: { shape: [data.length / (Q * C), Q, C], data }, sequence: { ...sequence, layout } };
+  const layout = numberImages(sequence.layout, counts, [I, Q]);
+  return { features: { shape: [I, Q, C], data }, sequence: { ...sequence, layout } };
 }
 
-/** A layout of one image a sample, made to point to the images of samples with any number of them. */
-function numberImages(layout: Int32Array, counts: readonly number[], Q: number): Int32Array {
-  const [B, I] = [
-    counts.length,
-    Math.max(
-      counts.reduce((sum, count) => sum + count, 0),
-      1,
-    ),
-  ];
+/** A layout of one image a sample, made to point to the images [I, Q] of samples with any number of them. */
+function numberImages(
+  layout: Int32Array,
+  counts: readonly number[],
+  [I, Q]: readonly [number, number],
+): Int32Array {
+  const B = counts.length;
   const S = layout.length / B;
   let first = 0; // soft token of the sample's first image
   return Int32Array.from(

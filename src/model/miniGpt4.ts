@@ -8,13 +8,13 @@ import type { ModelConfig } from '../config/schema.js';
 import { toFloat32 } from '../tensorflow/halfFloats.js';
 import { nativePrecision } from '../tensorflow/precision.js';
 import { TensorFlow } from '../tensorflow/session.js';
-import type { Encoder } from './encoder.js';
+import { Encoder } from './encoder.js';
 import { openHuggingFaceFolder } from './huggingface.js';
 import { LanguageModel } from './languageModel.js';
 import type { Precision } from './layers.js';
 import { llamaConfig } from './llama.js';
 import { loadTokenizer, type Tokenizer } from './tokenizer.js';
-import { loadEncoder, openVision } from './vision.js';
+import { openVision } from './vision.js';
 
 /** Folders, or files, of the frozen parts, names already resolved. */
 export interface ModelFolders {
@@ -61,7 +61,7 @@ export async function openMiniGpt4(
   try {
     const precision: Precision =
       config.precision === 'auto' ? nativePrecision(tensorflow.facts.device) : config.precision;
-    const encoder = await loadEncoder(tensorflow, vision, precision, (done) =>
+    const encoder = await Encoder.open(tensorflow, { ...vision.spec, precision }, vision.sources, (done) =>
       onProgress?.('vision encoder', done),
     );
     const { standardise, layerNorm } = config.projection;

@@ -2,9 +2,8 @@
 import { stat } from 'node:fs/promises';
 import type { ModelConfig } from '../config/schema.js';
 import { UserError } from '../errors.js';
-import { Encoder, type EncoderSources, type EncoderSpec } from './encoder.js';
+import type { EncoderSources, EncoderSpec } from './encoder.js';
 import { openHuggingFaceFolder } from './huggingface.js';
-import type { Precision } from './layers.js';
 import { openPyTorch } from './pytorch.js';
 import { qformerPart } from './qformerWeights.js';
 import type { TokenChoice } from './vit.js';
@@ -52,16 +51,6 @@ export async function openVision(
     await closeAll(vit, bridge);
     throw error;
   }
-}
-
-/** Loads the encoder of open files. @throws UserError as `Encoder.open` does */
-export function loadEncoder(
-  tensorflow: Parameters<typeof Encoder.open>[0],
-  { spec, sources }: VisionFiles,
-  precision: Precision,
-  onProgress?: (done: number) => void,
-): Promise<Encoder> {
-  return Encoder.open(tensorflow, { ...spec, precision }, sources, onProgress);
 }
 
 interface OpenWeights {
