@@ -8,13 +8,9 @@ import { basename, extname, join } from 'node:path';
 
 import { UserError } from '../errors.js';
 import { fileError, writeFileWhole, writeFolderWhole } from '../files.js';
-import { openSafetensors, writeSafetensors } from '../model/safetensors.js';
-import type { HostTensor } from '../tensorflow/dtypes.js';
 import { parseState, type CheckpointState, type StoredState } from './checkpointState.js';
+import { readTensors, writeTensors, type NamedTensors } from './namedTensors.js';
 import { PROJECTION_ENDINGS } from './projectionFiles.js';
-
-/** Tensors by name. */
-export type NamedTensors = Readonly<Record<string, HostTensor>>;
 
 /** What a checkpoint is made from. */
 export interface CheckpointContents {
@@ -36,6 +32,7 @@ export interface Checkpoint extends CheckpointContents {
 /** File of the projection in a checkpoint folder. */
 export const PROJECTION_FILE = 'projection.safetensors';
 const OPTIMIZER_FILE = 'optimizer.safetensors';
+const METADATA = { format: 'pt' }; // what other readers of safetensors look for
 const STATE_FILE = 'state.json';
 const STEP_FOLDER = /^step-(\d{8,})$/;
 const LEFTOVER = /^\..*\.tmp$/; // as files.ts names what it writes
@@ -54,8 +51,8 @@ export async function saveCheckpoint(
   const folder = join(checkpointsFolder(runFolder), `step-${String(step).padStart(8, '0')}`);
   const replaced = join(checkpointsFolder(runFolder), `.${basename(folder)}.${process.pid}.old.tmp`);
   await writeFolderWhole(folder, async (temporary) => {
-    await writeTensors(join(temporary, PROJECTION_FILE), projection);
-    await writeTensors(join(temporary, OPTIMIZER_FILE), optimizer);
+    await writeTensors(join(temporary, PROJECTION_FILE), projection, METADATA);
+    await writeTensors(join(temporary, OPTIMIZER_FILE), optimizer, METADATA);
     const stored: StoredState = { formatVersion: 1, step, ...state, sha256: await hashes(temporary) };
     await writeFileWhole(join(temporary, STATE_FILE), `${JSON.stringify(stored, null, 2)}\n`);
     if (await exists(folder)) await rename(folder, replaced);
@@ -107,34 +104,12 @@ export async function findProjection(path: string): Promise<string> {
   return join(folder, PROJECTION_FILE);
 }
 
-/** Reads every tensor of a small safetensors file. */
-export async function readTensors(file: string): Promise<NamedTensors> {
-  const source = await openSafetensors(file);
-  try {
-    const tensors: Record<string, HostTensor> = {};
-    for (const name of source.names()) tensors[name] = await source.read(name);
-    return tensors;
-  } finally {
-    await source.close();
-  }
-}
-
 /** Removes what a process that died while saving has left. Only for the run's one live process (see lock.ts). */
 export async function removeLeftovers(runFolder: string): Promise<void> {
   const folder = checkpointsFolder(runFolder);
   for (const name of await namesIn(folder)) {
     if (LEFTOVER.test(name)) await rm(join(folder, name), { recursive: true, force: true });
   }
-}
-
-async function writeTensors(file: string, tensors: NamedTensors): Promise<void> {
-  const entries = Object.entries(tensors).map(([name, { dtype, shape, data }]) => ({
-    name,
-    dtype,
-    shape,
-    read: () => data,
-  }));
-  await writeSafetensors(file, entries, { format: 'pt' });
 }
 
 async function hashes(folder: string): Promise<Record<string, string>> {

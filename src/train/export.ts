@@ -11,8 +11,9 @@ import { fileError } from '../files.js';
 import { openSafetensors } from '../model/safetensors.js';
 import type { HostTensor } from '../tensorflow/dtypes.js';
 import { packageVersion } from '../version.js';
-import { findProjection, type NamedTensors } from './checkpoint.js';
+import { findProjection } from './checkpoint.js';
 import { parseState, type StoredState } from './checkpointState.js';
+import type { NamedTensors } from './namedTensors.js';
 import { FORMAT_ENDINGS, readProjection, writeProjection, type ProjectionFormat } from './projectionFiles.js';
 
 /** Options of `exportProjection`. */

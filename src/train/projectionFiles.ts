@@ -4,10 +4,10 @@ import { UserError } from '../errors.js';
 import { openPyTorch } from '../model/pytorch.js';
 import { OrderedDict, PyTorchTensor } from '../model/pytorchValues.js';
 import { writePyTorch, type PyTorchTree } from '../model/pytorchWrite.js';
-import { openSafetensors, writeSafetensors } from '../model/safetensors.js';
+import { openSafetensors } from '../model/safetensors.js';
 import type { WeightSource } from '../model/weights.js';
 import type { HostTensor } from '../tensorflow/dtypes.js';
-import type { NamedTensors } from './checkpoint.js';
+import { writeTensors, type NamedTensors } from './namedTensors.js';
 
 /** A kind of file that a projection can be exported to. */
 export type ProjectionFormat = 'safetensors' | 'minigpt4' | 'llava';
@@ -69,14 +69,7 @@ export async function writeProjection(
   tensors: NamedTensors,
   metadata: Readonly<Record<string, string>>,
 ): Promise<void> {
-  if (format === 'safetensors') {
-    const entries = Object.entries(tensors).map(([name, { data, ...info }]) => ({
-      name,
-      ...info,
-      read: () => data,
-    }));
-    return writeSafetensors(out, entries, metadata);
-  }
+  if (format === 'safetensors') return writeTensors(out, tensors, metadata);
   requirePlain(format, tensors, metadata);
   const named = new OrderedDict<PyTorchTree>(
     ['weight', 'bias'].flatMap((part) => {

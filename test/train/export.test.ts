@@ -9,8 +9,9 @@ import { UserError } from '../../src/errors.js';
 import { openPyTorch } from '../../src/model/pytorch.js';
 import { openSafetensors, writeSafetensors } from '../../src/model/safetensors.js';
 import type { HostTensor } from '../../src/tensorflow/dtypes.js';
-import { readTensors, saveCheckpoint, type NamedTensors } from '../../src/train/checkpoint.js';
+import { saveCheckpoint } from '../../src/train/checkpoint.js';
 import { exportProjection } from '../../src/train/export.js';
+import { readTensors, type NamedTensors } from '../../src/train/namedTensors.js';
 import { Run } from '../../src/train/run.js';
 
 let scratch = '';
