@@ -12,10 +12,10 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 import { UserError } from '../src/errors.js';
-import { openGguf } from '../src/model/gguf.js';
-import { openPyTorch, readPyTorchObject } from '../src/model/pytorch.js';
-import { openSafetensors } from '../src/model/safetensors.js';
-import type { WeightSource } from '../src/model/weights.js';
+import { openGguf } from '../src/model/weights/gguf.js';
+import { openPyTorch, readPyTorchObject } from '../src/model/weights/pytorch.js';
+import { openSafetensors } from '../src/model/weights/safetensors.js';
+import type { WeightSource } from '../src/model/weights/weights.js';
 
 /** One file format: good files, and how they are read. */
 export interface FuzzFormat {

@@ -9,11 +9,11 @@ import { readManifest } from './data/manifest.js';
 import { ShardSet } from './data/shards.js';
 import { UserError } from './errors.js';
 import { fileError } from './files.js';
-import { openGguf } from './model/gguf.js';
-import { openHuggingFaceFolder } from './model/huggingface.js';
-import { openPyTorch } from './model/pytorch.js';
-import { openSafetensors } from './model/safetensors.js';
-import type { WeightSource } from './model/weights.js';
+import { openGguf } from './model/weights/gguf.js';
+import { openHuggingFaceFolder } from './model/weights/huggingface.js';
+import { openPyTorch } from './model/weights/pytorch.js';
+import { openSafetensors } from './model/weights/safetensors.js';
+import type { WeightSource } from './model/weights/weights.js';
 import { elementCount } from './tensorflow/dtypes.js';
 import { latestCheckpoint, loadCheckpoint } from './train/checkpoint.js';
 

@@ -5,7 +5,7 @@ import { describe, expect, it } from 'vitest';
 
 import { UserError } from '../src/errors.js';
 import { fileError, writeFileWhole, writeFolderWhole, writeWhole } from '../src/files.js';
-import { temporaryFolder } from './model/weightsFixture.js';
+import { temporaryFolder } from './model/weights/weightsFixture.js';
 
 const systemError = (code: string) => Object.assign(new Error(code), { code });
 

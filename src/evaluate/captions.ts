@@ -1,5 +1,5 @@
 /** Captions written beside the truth, and the ways in which they fail. */
-import { generate, type GenerationOptions } from '../model/generate.js';
+import { generate, type GenerationOptions } from '../model/language/generate.js';
 import type { MiniGpt4 } from '../model/miniGpt4.js';
 import type { Projection } from '../model/projection.js';
 import type { HeldOutItem } from './heldOut.js';

@@ -1,7 +1,7 @@
 /** Evaluation inside a training run: held-out loss, image gap, and a panel of captions, cheap enough to repeat. */
 import sharp from 'sharp';
 import type { Config } from '../config/schema.js';
-import { Prompter } from '../model/prompt.js';
+import { Prompter } from '../model/conversation/prompt.js';
 import type { EvaluationContext } from '../train/train.js';
 import { writeTexts } from './captions.js';
 import { readHeldOut, type HeldOutItem, type HeldOutSet } from './heldOut.js';

@@ -5,10 +5,10 @@ import { BadImage } from '../data/images.js';
 import type { ImageTextPair } from '../data/pairs.js';
 import { ShardSet } from '../data/shards.js';
 import { UserError } from '../errors.js';
-import type { LanguageModel } from '../model/languageModel.js';
+import type { LanguageModel } from '../model/language/languageModel.js';
 import type { Projection } from '../model/projection.js';
-import type { Prompter } from '../model/prompt.js';
-import type { Example } from '../model/sequence.js';
+import type { Prompter } from '../model/conversation/prompt.js';
+import type { Example } from '../model/language/sequence.js';
 import { microBatch, type FeatureReader } from '../train/samples.js';
 
 /** A held-out pair, read, encoded and tokenized. */

@@ -1,8 +1,8 @@
 /** Retrieval: every held-out caption scored under every held-out image by the frozen LLM that reads the projection. */
-import type { LanguageModel, MicroBatch } from '../model/languageModel.js';
-import { prefixBatch } from '../model/generate.js';
+import type { LanguageModel, MicroBatch } from '../model/language/languageModel.js';
+import { prefixBatch } from '../model/language/generate.js';
 import type { Projection } from '../model/projection.js';
-import { layOut, type Segment } from '../model/sequence.js';
+import { layOut, type Segment } from '../model/language/sequence.js';
 
 /**
  * How captions are compared. `none`: mean log-likelihood per token. `pmi`: log-likelihood minus that under the mean

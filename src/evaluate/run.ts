@@ -5,7 +5,7 @@ import type { Config } from '../config/schema.js';
 import { writeFileWhole } from '../files.js';
 import { openMiniGpt4, type MiniGpt4, type ModelFolders } from '../model/miniGpt4.js';
 import type { Projection } from '../model/projection.js';
-import { Prompter } from '../model/prompt.js';
+import { Prompter } from '../model/conversation/prompt.js';
 import { openStore, blankImage } from '../train/features.js';
 import { featureReader, type FeatureReader } from '../train/samples.js';
 import { loadProjection } from '../train/start.js';

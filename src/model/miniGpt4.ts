@@ -8,13 +8,13 @@ import type { ModelConfig } from '../config/schema.js';
 import { toFloat32 } from '../tensorflow/halfFloats.js';
 import { nativePrecision } from '../tensorflow/precision.js';
 import { TensorFlow } from '../tensorflow/session.js';
-import { Encoder } from './encoder.js';
-import { openHuggingFaceFolder } from './huggingface.js';
-import { LanguageModel } from './languageModel.js';
+import { Encoder } from './vision/encoder.js';
+import { openHuggingFaceFolder } from './weights/huggingface.js';
+import { LanguageModel } from './language/languageModel.js';
 import type { Precision } from './layers.js';
-import { llamaConfig } from './llama.js';
-import { loadTokenizer, type Tokenizer } from './tokenizer.js';
-import { openVision } from './vision.js';
+import { llamaConfig } from './language/llama.js';
+import { loadTokenizer, type Tokenizer } from './tokenizer/tokenizer.js';
+import { openVision } from './vision/vision.js';
 
 /** Folders, or files, of the frozen parts, names already resolved. */
 export interface ModelFolders {

@@ -8,7 +8,7 @@ import { loadConfig } from '../config/load.js';
 import type { Config } from '../config/schema.js';
 import { UserError } from '../errors.js';
 import { fileError } from '../files.js';
-import { openSafetensors } from '../model/safetensors.js';
+import { openSafetensors } from '../model/weights/safetensors.js';
 import type { HostTensor } from '../tensorflow/dtypes.js';
 import { packageVersion } from '../version.js';
 import { findProjection } from './checkpoint.js';

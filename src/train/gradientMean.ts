@@ -2,7 +2,7 @@
  * The gradient of a step: sums of micro-batches in float32, in unit order, divided once by the step's target tokens.
  * So 4 micro-batches of 4 weigh every token as one of 16 does, whatever their lengths.
  */
-import type { UnitGradients } from '../model/languageModel.js';
+import type { UnitGradients } from '../model/language/languageModel.js';
 
 /** A step's mean over target tokens. */
 export interface StepGradients {

@@ -1,5 +1,5 @@
 /** Small safetensors files as a whole: projections and optimizer states. */
-import { openSafetensors, writeSafetensors } from '../model/safetensors.js';
+import { openSafetensors, writeSafetensors } from '../model/weights/safetensors.js';
 import type { HostTensor } from '../tensorflow/dtypes.js';
 
 /** Tensors by name. */

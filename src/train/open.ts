@@ -5,7 +5,7 @@ import type { FeatureStore } from '../data/featureStore.js';
 import { BadSampleLedger } from '../data/ledger.js';
 import { openMiniGpt4, type MiniGpt4 } from '../model/miniGpt4.js';
 import { projectionTensors, type Projection } from '../model/projection.js';
-import { Prompter } from '../model/prompt.js';
+import { Prompter } from '../model/conversation/prompt.js';
 import { packageVersion } from '../version.js';
 import { AdamW } from './adamw.js';
 import { cpuKind, stateDifferences, type CheckpointState } from './checkpointState.js';

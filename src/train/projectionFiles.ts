@@ -1,11 +1,11 @@
 /** Files that hold a projection: our own, MiniGPT-4's checkpoints and LLaVA's, read and written by one list of names. */
 import { extname } from 'node:path';
 import { UserError } from '../errors.js';
-import { openPyTorch } from '../model/pytorch.js';
-import { OrderedDict, PyTorchTensor } from '../model/pytorchValues.js';
-import { writePyTorch, type PyTorchTree } from '../model/pytorchWrite.js';
-import { openSafetensors } from '../model/safetensors.js';
-import type { WeightSource } from '../model/weights.js';
+import { openPyTorch } from '../model/weights/pytorch.js';
+import { OrderedDict, PyTorchTensor } from '../model/weights/pytorchValues.js';
+import { writePyTorch, type PyTorchTree } from '../model/weights/pytorchWrite.js';
+import { openSafetensors } from '../model/weights/safetensors.js';
+import type { WeightSource } from '../model/weights/weights.js';
 import type { HostTensor } from '../tensorflow/dtypes.js';
 import { writeTensors, type NamedTensors } from './namedTensors.js';
 

@@ -14,10 +14,10 @@ import { drawAt, randomAt, sampleAt, type MixtureDraw } from '../data/order.js';
 import type { ImageTextPair } from '../data/pairs.js';
 import { ShardSet } from '../data/shards.js';
 import { UserError } from '../errors.js';
-import type { Encoder } from '../model/encoder.js';
-import type { MicroBatch } from '../model/languageModel.js';
-import type { Prompter } from '../model/prompt.js';
-import { layOut, type Example } from '../model/sequence.js';
+import type { Encoder } from '../model/vision/encoder.js';
+import type { MicroBatch } from '../model/language/languageModel.js';
+import type { Prompter } from '../model/conversation/prompt.js';
+import { layOut, type Example } from '../model/language/sequence.js';
 
 /** How many times a bad sample is replaced before the data is given up. */
 const MAX_REPLACEMENTS = 100;

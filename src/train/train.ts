@@ -12,7 +12,7 @@ import { prefetch } from './prefetch.js';
 import type { Run } from './run.js';
 import { microBatch, type FeatureReader } from './samples.js';
 import { learningRate, scheduleOf } from './schedule.js';
-import type { MicroBatch } from '../model/languageModel.js';
+import type { MicroBatch } from '../model/language/languageModel.js';
 
 /** What a run tells whoever watches it; the run itself prints nothing. */
 export interface TrainEvents {

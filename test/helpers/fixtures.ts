@@ -1,7 +1,7 @@
 /** Reading the files of test/fixtures. */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { openSafetensors } from '../../src/model/safetensors.js';
+import { openSafetensors } from '../../src/model/weights/safetensors.js';
 import { toFloat32 } from '../../src/tensorflow/halfFloats.js';
 
 /** A JSON file of test/fixtures, whose shape its script in scripts/fixtures decides. */

@@ -2,10 +2,10 @@
  * The models' arithmetic once more, in float64 and as plainly as possible: loops over rows, no batches, no caches, no
  * fused products. Written from transformers' modeling_llama.py and modeling_dinov2.py.
  */
-import type { LlamaConfig } from '../../src/model/llama.js';
+import type { LlamaConfig } from '../../src/model/language/llama.js';
 import type { Projection } from '../../src/model/projection.js';
-import type { Example } from '../../src/model/sequence.js';
-import type { VitConfig } from '../../src/model/vit.js';
+import type { Example } from '../../src/model/language/sequence.js';
+import type { VitConfig } from '../../src/model/vision/vit.js';
 import type { Weights } from './tinyModels.js';
 
 /** One token's activations. */

@@ -2,8 +2,8 @@
 import { cp, mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { writeSafetensors } from '../../src/model/safetensors.js';
-import type { WeightSource } from '../../src/model/weights.js';
+import { writeSafetensors } from '../../src/model/weights/safetensors.js';
+import type { WeightSource } from '../../src/model/weights/weights.js';
 import sharp from 'sharp';
 import { writeShards } from '../../src/data/shardWriter.js';
 import type { ImageTextPair } from '../../src/data/pairs.js';

@@ -4,15 +4,15 @@
  */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { openHuggingFaceFolder } from '../../src/model/huggingface.js';
-import { LanguageModel, type MicroBatch } from '../../src/model/languageModel.js';
-import { llamaConfig, type LlamaConfig } from '../../src/model/llama.js';
+import { openHuggingFaceFolder } from '../../src/model/weights/huggingface.js';
+import { LanguageModel, type MicroBatch } from '../../src/model/language/languageModel.js';
+import { llamaConfig, type LlamaConfig } from '../../src/model/language/llama.js';
 import { projectionFromTensors, type Projection } from '../../src/model/projection.js';
-import { Prompter } from '../../src/model/prompt.js';
-import { openPyTorch } from '../../src/model/pytorch.js';
-import { openSafetensors } from '../../src/model/safetensors.js';
-import type { Example } from '../../src/model/sequence.js';
-import { loadTokenizer } from '../../src/model/tokenizer.js';
+import { Prompter } from '../../src/model/conversation/prompt.js';
+import { openPyTorch } from '../../src/model/weights/pytorch.js';
+import { openSafetensors } from '../../src/model/weights/safetensors.js';
+import type { Example } from '../../src/model/language/sequence.js';
+import { loadTokenizer } from '../../src/model/tokenizer/tokenizer.js';
 import { toFloat32 } from '../../src/tensorflow/halfFloats.js';
 import type { TensorFlow, Values } from '../../src/tensorflow/session.js';
 import { microBatch } from '../../src/train/samples.js';

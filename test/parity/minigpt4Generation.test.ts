@@ -12,14 +12,14 @@ import {
   startConversation,
   TEMPLATES,
   type Conversation,
-} from '../../src/model/conversation.js';
-import { answerStops, answerText, decodeGenerated } from '../../src/model/reply.js';
-import { generate, type Generated } from '../../src/model/generate.js';
-import type { LanguageModel } from '../../src/model/languageModel.js';
+} from '../../src/model/conversation/conversation.js';
+import { answerStops, answerText, decodeGenerated } from '../../src/model/conversation/reply.js';
+import { generate, type Generated } from '../../src/model/language/generate.js';
+import type { LanguageModel } from '../../src/model/language/languageModel.js';
 import type { Projection } from '../../src/model/projection.js';
-import { candidates } from '../../src/model/sampling.js';
-import { prefixLength } from '../../src/model/sequence.js';
-import { loadTokenizer, type Tokenizer } from '../../src/model/tokenizer.js';
+import { candidates } from '../../src/model/language/sampling.js';
+import { prefixLength } from '../../src/model/language/sequence.js';
+import { loadTokenizer, type Tokenizer } from '../../src/model/tokenizer/tokenizer.js';
 import { TensorFlow } from '../../src/tensorflow/session.js';
 import {
   expected,

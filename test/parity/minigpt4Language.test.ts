@@ -3,12 +3,12 @@
  * embeddings, every layer, logits, loss and the projection's gradient. Limits are those of the fixture's README.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { assignWeights } from '../../src/model/frozenWeights.js';
-import { openHuggingFaceFolder } from '../../src/model/huggingface.js';
-import type { LanguageModel, MicroBatch } from '../../src/model/languageModel.js';
-import { Llama, type LlamaConfig } from '../../src/model/llama.js';
+import { assignWeights } from '../../src/model/weights/frozenWeights.js';
+import { openHuggingFaceFolder } from '../../src/model/weights/huggingface.js';
+import type { LanguageModel, MicroBatch } from '../../src/model/language/languageModel.js';
+import { Llama, type LlamaConfig } from '../../src/model/language/llama.js';
 import type { Projection } from '../../src/model/projection.js';
-import { layOut } from '../../src/model/sequence.js';
+import { layOut } from '../../src/model/language/sequence.js';
 import { Graph } from '../../src/tensorflow/graph.js';
 import { toFloat32 } from '../../src/tensorflow/halfFloats.js';
 import { flattenRows } from '../../src/tensorflow/ops.js';

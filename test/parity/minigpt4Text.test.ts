@@ -5,8 +5,8 @@
 import { readFile } from 'node:fs/promises';
 import { describe, expect, it } from 'vitest';
 import { cleanCaption } from '../../src/data/captions.js';
-import { prefixLength, type Segment } from '../../src/model/sequence.js';
-import { loadTokenizer } from '../../src/model/tokenizer.js';
+import { prefixLength, type Segment } from '../../src/model/language/sequence.js';
+import { loadTokenizer } from '../../src/model/tokenizer/tokenizer.js';
 import { learningRate } from '../../src/train/schedule.js';
 import {
   expected,

@@ -3,9 +3,9 @@
  * and learning rate of every step and the projection at the recorded steps. Limits of the projection: the fixture's README.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { LanguageModel } from '../../src/model/languageModel.js';
+import type { LanguageModel } from '../../src/model/language/languageModel.js';
 import type { Projection } from '../../src/model/projection.js';
-import type { Prompter } from '../../src/model/prompt.js';
+import type { Prompter } from '../../src/model/conversation/prompt.js';
 import { TensorFlow } from '../../src/tensorflow/session.js';
 import { AdamW } from '../../src/train/adamw.js';
 import { meanGradients } from '../../src/train/gradientMean.js';

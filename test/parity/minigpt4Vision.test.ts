@@ -4,12 +4,12 @@
  */
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { Encoder, type EncoderSources, type EncoderSpec } from '../../src/model/encoder.js';
-import { assignWeights } from '../../src/model/frozenWeights.js';
-import { openHuggingFaceFolder, type HuggingFaceFolder } from '../../src/model/huggingface.js';
-import { interpolatePositions } from '../../src/model/interpolate.js';
-import { openPyTorch } from '../../src/model/pytorch.js';
-import { lnVision, QFormer } from '../../src/model/qformer.js';
+import { Encoder, type EncoderSources, type EncoderSpec } from '../../src/model/vision/encoder.js';
+import { assignWeights } from '../../src/model/weights/frozenWeights.js';
+import { openHuggingFaceFolder, type HuggingFaceFolder } from '../../src/model/weights/huggingface.js';
+import { interpolatePositions } from '../../src/model/vision/interpolate.js';
+import { openPyTorch } from '../../src/model/weights/pytorch.js';
+import { lnVision, QFormer } from '../../src/model/vision/qformer.js';
 import type { Precision } from '../../src/model/layers.js';
 import {
   lnVisionWeights,
@@ -17,11 +17,11 @@ import {
   qformerWeights,
   type QFormerLayout,
   type QFormerPart,
-} from '../../src/model/qformerWeights.js';
-import { openSafetensors } from '../../src/model/safetensors.js';
-import { Vit } from '../../src/model/vit.js';
-import { evaVision, evaWeights, type EvaLayout } from '../../src/model/vitEva.js';
-import type { WeightSource } from '../../src/model/weights.js';
+} from '../../src/model/vision/qformerWeights.js';
+import { openSafetensors } from '../../src/model/weights/safetensors.js';
+import { Vit } from '../../src/model/vision/vit.js';
+import { evaVision, evaWeights, type EvaLayout } from '../../src/model/vision/vitEva.js';
+import type { WeightSource } from '../../src/model/weights/weights.js';
 import { Graph } from '../../src/tensorflow/graph.js';
 import type { HostTensor } from '../../src/tensorflow/dtypes.js';
 import { toFloat32 } from '../../src/tensorflow/halfFloats.js';

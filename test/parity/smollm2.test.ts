@@ -3,11 +3,15 @@
  * text, the projection's gradient, in float32 and bfloat16. Needs `minigpt4 setup`.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { openHuggingFaceFolder, type HuggingFaceFolder } from '../../src/model/huggingface.js';
-import { LanguageModel, type MicroBatch, type UnitGradients } from '../../src/model/languageModel.js';
-import { llamaConfig } from '../../src/model/llama.js';
+import { openHuggingFaceFolder, type HuggingFaceFolder } from '../../src/model/weights/huggingface.js';
+import {
+  LanguageModel,
+  type MicroBatch,
+  type UnitGradients,
+} from '../../src/model/language/languageModel.js';
+import { llamaConfig } from '../../src/model/language/llama.js';
 import type { Projection } from '../../src/model/projection.js';
-import { layOut } from '../../src/model/sequence.js';
+import { layOut } from '../../src/model/language/sequence.js';
 import { modelFolder } from '../../src/setup/models.js';
 import { TensorFlow } from '../../src/tensorflow/session.js';
 import { cosine, dot, largest, largestDifference, relativeDifference } from '../helpers/compare.js';

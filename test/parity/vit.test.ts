@@ -3,9 +3,9 @@
  * bfloat16. Needs `minigpt4 setup`.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { Encoder, type EncoderSpec } from '../../src/model/encoder.js';
-import { openHuggingFaceFolder, type HuggingFaceFolder } from '../../src/model/huggingface.js';
-import { vitConfig } from '../../src/model/vitDinov2.js';
+import { Encoder, type EncoderSpec } from '../../src/model/vision/encoder.js';
+import { openHuggingFaceFolder, type HuggingFaceFolder } from '../../src/model/weights/huggingface.js';
+import { vitConfig } from '../../src/model/vision/vitDinov2.js';
 import { modelFolder } from '../../src/setup/models.js';
 import { TensorFlow } from '../../src/tensorflow/session.js';
 import { cosine, dot, largest, largestDifference } from '../helpers/compare.js';

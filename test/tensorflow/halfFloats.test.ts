@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 
-import { openSafetensors } from '../../src/model/safetensors.js';
+import { openSafetensors } from '../../src/model/weights/safetensors.js';
 import type { HostTensor } from '../../src/tensorflow/dtypes.js';
 import {
   bfloat16ToFloat32,
@@ -9,7 +9,7 @@ import {
   float32ToFloat16,
   toFloat32,
 } from '../../src/tensorflow/halfFloats.js';
-import { fixturePath } from '../model/weightsFixture.js';
+import { fixturePath } from '../model/weights/weightsFixture.js';
 
 const allHalves = Uint16Array.from({ length: 0x10000 }, (_, i) => i);
 /** The bit patterns that break a rule. */

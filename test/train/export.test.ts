@@ -6,8 +6,8 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
 import { parseConfig } from '../../src/config/load.js';
 import { UserError } from '../../src/errors.js';
-import { openPyTorch } from '../../src/model/pytorch.js';
-import { openSafetensors, writeSafetensors } from '../../src/model/safetensors.js';
+import { openPyTorch } from '../../src/model/weights/pytorch.js';
+import { openSafetensors, writeSafetensors } from '../../src/model/weights/safetensors.js';
 import type { HostTensor } from '../../src/tensorflow/dtypes.js';
 import { saveCheckpoint } from '../../src/train/checkpoint.js';
 import { exportProjection } from '../../src/train/export.js';

@@ -6,8 +6,8 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { parseConfig } from '../../src/config/load.js';
 import type { Config } from '../../src/config/schema.js';
 import { BadSampleLedger } from '../../src/data/ledger.js';
-import { Prompter } from '../../src/model/prompt.js';
-import { loadTokenizer, type Tokenizer } from '../../src/model/tokenizer.js';
+import { Prompter } from '../../src/model/conversation/prompt.js';
+import { loadTokenizer, type Tokenizer } from '../../src/model/tokenizer/tokenizer.js';
 import { openSources, Samples, type Sample } from '../../src/train/samples.js';
 import { writeTinyShards } from '../helpers/tinyFolders.js';
 
