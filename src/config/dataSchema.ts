@@ -1,0 +1,70 @@
+/** Schema of `data`: what the projection learns from. */
+import { Type } from '@sinclair/typebox';
+import { choice, count, section } from './fields.js';
+
+/** One set of the training mixture. */
+export const TrainSource = section(
+  {
+    shards: Type.String({ minLength: 1, description: 'folder of Arrow shards' }),
+    weight: Type.Number({
+      exclusiveMinimum: 0,
+      default: 1,
+      description:
+        'share in the mixture: each sample comes from this set with probability weight / sum of weights',
+    }),
+    prompt: choice(['none', 'instruction'], {
+      defaultText: 'none in stage pretrain, instruction in stage finetune',
+      description: 'what its samples are asked: nothing, or one of prompt.questions within prompt.template',
+    }),
+    maxRows: Type.Optional(count({ description: 'use only the first rows; left out: all' })),
+  },
+  { description: 'one set of the training mixture' },
+);
+
+/** Pairs never trained on, for evaluation. */
+export const HeldOut = section(
+  {
+    shards: Type.String({ minLength: 1, description: 'folder of Arrow shards' }),
+    maxRows: Type.Optional(count({ description: 'use only the first rows; left out: all' })),
+  },
+  { description: 'pairs never trained on, for evaluation; left out: no evaluation during training' },
+);
+
+/** What it learns from. */
+export const Data = section(
+  {
+    train: Type.Array(TrainSource, {
+      minItems: 1,
+      description: 'the training mixture',
+    }),
+    draw: choice(['sample', 'batch'], {
+      default: 'sample',
+      description:
+        'what set and question are drawn for: each sample, or a whole batch at once, as MiniGPT-4 does (115 : 14 batches of LAION and CC-SBU)',
+    }),
+    heldOut: Type.Optional(HeldOut),
+    captions: choice(['clean', 'verbatim'], {
+      default: 'clean',
+      description:
+        "clean: MiniGPT-4's blip_caption (lower case, punctuation to blanks, 50 words); verbatim: as they are",
+    }),
+    maxBadFraction: Type.Number({
+      minimum: 0,
+      maximum: 1,
+      default: 0.01,
+      description:
+        'stop the run when more than this part of the samples is unreadable; each one is in ledger.jsonl',
+    }),
+    prefetch: count({
+      default: 4,
+      description: 'micro-batches prepared ahead of the step; never changes the result',
+    }),
+    workers: count({ default: 2, description: 'images decoded at the same time; never changes the result' }),
+    featureCache: Type.Boolean({
+      default: true,
+      description:
+        "keep the encoder's output on disk and compute it once per image; never changes the result",
+    }),
+  },
+  { description: 'what it learns from' },
+);
