@@ -1,22 +1,31 @@
-/** Free space and hashes of files: what set-up checks before and after it writes. */
+/** Free space and sizes of files: what set-up and other large writers check before they write. */
 import { stat, statfs } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 
 import { UserError } from '../errors.js';
 import { fileError } from '../files.js';
 
+/** What else than freeing space helps what is written under the cache. */
+const LARGER_CACHE = 'set MINIGPT4_CACHE to a folder on a larger disk';
+
 /**
  * Checks that `sizeBytes` more fit where `folder` is or will be.
  *
- * @param what what the space is for, for the message
+ * @param task what the space is for, as the message begins: `setup: downloading x`
+ * @param elsewhere what to do but free some space, for the message; what set-up's users can, if left out
  * @throws UserError naming how much is needed, how much is free, and where
  */
-export async function requireSpace(folder: string, sizeBytes: number, what: string): Promise<void> {
+export async function requireSpace(
+  folder: string,
+  sizeBytes: number,
+  task: string,
+  elsewhere = LARGER_CACHE,
+): Promise<void> {
   const { bavail, bsize } = await statfs(await existingParent(resolve(folder)));
   const freeBytes = bavail * bsize;
   if (freeBytes >= sizeBytes) return;
   throw new UserError(
-    `setup: ${what} needs ${megabytes(sizeBytes)} in ${folder}, got ${megabytes(freeBytes)} free (free some space, or set MINIGPT4_CACHE to a folder on a larger disk)`,
+    `${task} needs ${megabytes(sizeBytes)} in ${folder}, got ${megabytes(freeBytes)} free (free some space, or ${elsewhere})`,
   );
 }
 

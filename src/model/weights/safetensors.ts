@@ -16,6 +16,12 @@ export interface SafetensorsEntry extends TensorInfo {
   read(): Promise<Uint8Array> | Uint8Array;
 }
 
+/** Options of `writeSafetensors`. */
+export interface SafetensorsOptions {
+  /** Each piece of the file once it is written, in the file's order: for a hash of the whole. */
+  readonly onBytes?: (bytes: Uint8Array) => void;
+}
+
 /** Longest table of contents, as the official reader has it. */
 const MAX_HEADER_BYTES = 100_000_000;
 
@@ -67,15 +73,18 @@ export async function writeSafetensors(
   path: string,
   entries: readonly SafetensorsEntry[],
   metadata: Readonly<Record<string, string>> = {},
+  { onBytes }: SafetensorsOptions = {},
 ): Promise<void> {
   const sorted = [...entries].sort(byAlignmentThenName);
   const header = encodeHeader(path, sorted, metadata);
   await writeWhole(path, async (handle) => {
     await writeAll(handle, header);
+    onBytes?.(header);
     for (const entry of sorted) {
       const bytes = await entry.read();
       requireBytes(path, entry, bytes.byteLength);
       await writeAll(handle, bytes);
+      onBytes?.(bytes);
     }
   });
 }
