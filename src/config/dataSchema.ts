@@ -48,6 +48,11 @@ export const Data = section(
       description:
         "clean: MiniGPT-4's blip_caption (lower case, punctuation to blanks, 50 words); verbatim: as they are",
     }),
+    transform: choice(['resize', 'random-crop'], {
+      default: 'resize',
+      description:
+        "how an image becomes a square. resize: all of it, stretched, as MiniGPT-4's later releases and any evaluation; random-crop: training images are cropped first, to 50–100 % of their area at a ratio of 3:4 to 4:3, another part at each pass, as MiniGPT-4 v1",
+    }),
     maxBadFraction: Type.Number({
       minimum: 0,
       maximum: 1,
@@ -63,7 +68,7 @@ export const Data = section(
     featureCache: Type.Boolean({
       default: true,
       description:
-        "keep the encoder's output on disk and compute it once per image; never changes the result",
+        "keep the encoder's output on disk and compute it once per image; never changes the result. With transform random-crop only the images of evaluations are kept",
     }),
   },
   { description: 'what it learns from' },

@@ -1,6 +1,7 @@
 /** Image bytes → the pixels that the reference's `PIL.Image.open(…).convert('RGB')` sees, and their normalised planes. */
 
 import sharp, { type Metadata, type Sharp } from 'sharp';
+import { cropImage, type Crop } from './crop.js';
 import { resizeBicubic, type RgbImage } from './resize.js';
 
 /** A sample's image that cannot be read: counted and left out, not the end of a run. The message is a short reason. */
@@ -59,17 +60,20 @@ export function normalise(image: RgbImage, mean: readonly number[], std: readonl
 }
 
 /**
- * Decodes, resizes to a square by Pillow's bicubic, and normalises.
+ * Decodes, crops if asked to, resizes to a square by Pillow's bicubic, and normalises.
  *
+ * @param crop chooses the part of the image to take; left out: all of it
  * @returns float32[3, size, size]
  * @throws BadImage as `decodeImage` does
  */
 export async function preprocess(
   bytes: Uint8Array,
   { size, mean, std }: ImageTransform,
+  crop?: Crop,
 ): Promise<Float32Array> {
   const image = await decodeImage(bytes);
-  return normalise(resizeBicubic(image, size, size), mean, std);
+  const part = crop ? cropImage(image, crop(image.width, image.height)) : image;
+  return normalise(resizeBicubic(part, size, size), mean, std);
 }
 
 async function decodeRgb(image: Sharp): Promise<RgbImage> {

@@ -27,12 +27,15 @@ export interface LedgerOptions {
 /** Counts bad samples and appends them to a file of JSON lines, one sample a line. */
 export class BadSampleLedger {
   private appended: Promise<void> = Promise.resolve();
+  private readonly known: Set<string>;
 
   private constructor(
     private readonly path: string,
     private readonly maxBadFraction: number,
     private readonly samples: BadSample[],
-  ) {}
+  ) {
+    this.known = new Set(samples.map(placeOf));
+  }
 
   /**
    * Opens a ledger; what it holds already counts on.
@@ -64,8 +67,10 @@ export class BadSampleLedger {
     return countBy(this.samples, ({ reason }) => reason);
   }
 
-  /** Counts one bad sample and appends it to the file; resolves when it is written. */
+  /** Counts one bad sample and appends it to the file; resolves when it is written. One that its step met before counts once. */
   async add(sample: BadSample): Promise<void> {
+    if (this.known.has(placeOf(sample))) return;
+    this.known.add(placeOf(sample));
     this.samples.push(sample);
     const line = `${JSON.stringify(sample)}\n`;
     // One after the other, whoever calls: lines never mix. An earlier failure was its own caller's to see.
@@ -92,6 +97,11 @@ export class BadSampleLedger {
         `worst shard ${shard} with ${inShard}, commonest reason "${reason}" (see ${this.path}, repair the data or raise the limit)`,
     );
   }
+}
+
+/** What makes two records one: the step, and the sample it met. */
+function placeOf({ step, shard, row }: BadSample): string {
+  return JSON.stringify([step, shard, row]);
 }
 
 function parseLine(line: string): BadSample[] {

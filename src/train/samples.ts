@@ -7,6 +7,7 @@ import { createHash } from 'node:crypto';
 import pLimit from 'p-limit';
 import type { Config } from '../config/schema.js';
 import { cleanCaption } from '../data/captions.js';
+import { cropAt, type Crop } from '../data/crop.js';
 import type { FeatureStore } from '../data/featureStore.js';
 import { BadImage, preprocess, type ImageTransform } from '../data/images.js';
 import type { BadSampleLedger } from '../data/ledger.js';
@@ -40,8 +41,8 @@ export interface SampleSource {
   readonly prompt: 'none' | 'instruction';
 }
 
-/** Gives the features of an image, from the cache or the encoder. */
-export type FeatureReader = (pair: ImageTextPair) => Promise<Float32Array>;
+/** Gives the features of an image, or of a part of it: of all of it from the cache if they are there, else from the encoder. */
+export type FeatureReader = (pair: ImageTextPair, crop?: Crop) => Promise<Float32Array>;
 
 /** Opens the training mixture of a configuration. */
 export async function openSources({ data }: Config): Promise<SampleSource[]> {
@@ -54,7 +55,8 @@ export async function openSources({ data }: Config): Promise<SampleSource[]> {
 }
 
 /**
- * Features through the encoder, kept in the store under the hash of the image's bytes.
+ * Features through the encoder, kept in the store under the hash of the image's bytes. Those of a crop are not kept: the
+ * same part hardly comes twice.
  *
  * @param store undefined = the encoder runs each time
  * @param options.workers images decoded at the same time
@@ -69,9 +71,9 @@ export function featureReader(
   let unsaved = 0;
   const { imageSize: size, imageMean: mean, imageStd: std } = encoder.spec.vit;
   const transform: ImageTransform = { size, mean, std };
-  return async ({ image }) => {
-    const decode = (): Promise<Float32Array> => decoding(() => preprocess(image, transform));
-    if (!store) return encoder.encode(await decode());
+  return async ({ image }, crop) => {
+    const decode = (): Promise<Float32Array> => decoding(() => preprocess(image, transform, crop));
+    if (!store || crop) return encoder.encode(await decode());
     const key = createHash('sha256').update(image).digest('hex');
     const known = store.get(key);
     if (known) return known;
@@ -161,12 +163,17 @@ export class Samples {
     };
     if (!caption.trim()) return reject('caption is empty');
     try {
-      const features = await this.features(pair);
+      const features = await this.features(pair, this.#crop(position));
       return { pair, features, example: this.prompter.example(caption, this.#question(source, position)) };
     } catch (error) {
       if (error instanceof BadImage) return reject(error.message);
       throw error;
     }
+  }
+
+  #crop(position: number): Crop | undefined {
+    const { data, run } = this.config;
+    return data.transform === 'random-crop' ? cropAt(run.seed, position) : undefined;
   }
 
   #question({ prompt }: SampleSource, position: number): string | undefined {

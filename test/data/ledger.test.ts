@@ -37,6 +37,15 @@ describe('BadSampleLedger', () => {
     );
   });
 
+  it('counts a sample once that its step meets twice, and again for another step', async () => {
+    const ledger = await BadSampleLedger.open(path, { maxBadFraction: 0.1 });
+    for (const step of [0, 0, 1]) await ledger.add(bad(3, 'a', step));
+    expect(ledger.count).toBe(2);
+    const again = await BadSampleLedger.open(path, { maxBadFraction: 0.1 });
+    await again.add(bad(3, 'a', 1));
+    expect(again.count).toBe(2);
+  });
+
   it('stops a run of 5 % bad samples under a budget of 1 %, naming the counts and the worst shard', async () => {
     const ledger = await BadSampleLedger.open(path, { maxBadFraction: 0.01 });
     for (const row of [0, 2, 4, 5]) await ledger.add(bad(row, 'worst.arrow'));

@@ -16,6 +16,7 @@ interface StageSettings {
 
 /** case.json, as far as these tests read it. */
 export interface CaseFile extends Readonly<Record<Stage, StageSettings>> {
+  readonly image_size: number;
   readonly qformer: { readonly hidden: number; readonly num_query_tokens: number };
   readonly llm: { readonly hidden: number; readonly layers: number; readonly vocab_rows: number };
   readonly files: Readonly<Record<'llm' | 'init' | 'stage1' | 'stage2' | 'prompts', string>>;
@@ -67,6 +68,14 @@ export interface RecordedConversation {
 /** expected.json, as far as these tests read it. */
 export interface Expected
   extends Readonly<Record<`${Stage}_batch`, RecordedBatch>>, Readonly<Record<`${Stage}_train`, RecordedRun>> {
+  readonly images: readonly {
+    readonly index: number;
+    readonly file: string;
+    readonly size_wh: readonly [width: number, height: number];
+  }[];
+  readonly crops: readonly (Readonly<Record<'top' | 'left' | 'height' | 'width', number>> & {
+    readonly image: number;
+  })[];
   readonly stage1_captions: readonly { readonly raw: string; readonly cleaned: string }[];
   readonly stage2_samples: readonly { readonly image_index: number; readonly text: string }[];
   readonly caption_cleaning: readonly {

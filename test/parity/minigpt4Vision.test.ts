@@ -199,6 +199,22 @@ describe('MiniGPT-4’s files', () => {
     expect(relativeDifference(got, joined)).toBeLessThan(LIMIT);
   });
 
+  it('without any BLIP-2 file, ln_vision is the plain norm of the Llama-2 release, over every image', async () => {
+    const { width, tokens: N } = sizes.vit;
+    const tokens = { kind: 'patches', concat: 4 } as const;
+    const spec = { ...upTo('vit_out', miniGpt4()), lnVision: 'plain' as const, tokens };
+    const got = await features(spec, files);
+    const vit = await values(expected, 'vit_out'); // [12, N, C]
+    const rows = Array.from({ length: IMAGES * N }, (_, row) => vit.subarray(row * width, (row + 1) * width));
+    const normal = rows.filter((_, row) => row % N !== 0).flatMap((row) => plainNorm(row)); // no class tokens
+    expect(got).toHaveLength(IMAGES * ((N - 1) / 4) * (4 * width)); // [12, 4, 256], in the order of the rows
+    expect(relativeDifference(got, normal)).toBeLessThan(LIMIT);
+    const learned = await values(expected, 'ln_vision_out');
+    expect(relativeDifference(got.subarray(0, width), learned.subarray(width, 2 * width))).toBeGreaterThan(
+      0.01,
+    );
+  });
+
   it('in bfloat16 each query points where the reference’s points', async () => {
     const [got, exact] = [await features(miniGpt4('bfloat16'), files), await values(expected, 'qformer_out')];
     const { hidden: D } = sizes.qformer;
@@ -274,6 +290,13 @@ describe('Hugging Face’s BLIP-2 names', () => {
     expect(await features(blip2(source), source, 1)).toEqual(await features(blip2(), folder, 1));
   });
 });
+
+/** torch.nn.LayerNorm of one row before any training, in float64: eps 1e-5, weight 1, bias 0. */
+function plainNorm(row: Float32Array): number[] {
+  const mean = row.reduce((sum, value) => sum + value, 0) / row.length;
+  const variance = row.reduce((sum, value) => sum + (value - mean) ** 2, 0) / row.length;
+  return Array.from(row, (value) => (value - mean) / Math.sqrt(variance + 1e-5));
+}
 
 /** All tensors of several files together. */
 async function inMemory(...sources: readonly WeightSource[]): Promise<WeightSource> {

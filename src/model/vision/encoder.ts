@@ -5,6 +5,7 @@
 import { Graph, type GraphTensor } from '../../tensorflow/graph.js';
 import type { Session, TensorFlow } from '../../tensorflow/session.js';
 import { assignWeights, type FrozenWeight } from '../weights/frozenWeights.js';
+import { requireMemory } from '../weights/memory.js';
 import type { Precision } from '../layers.js';
 import { lnVision, QFormer } from './qformer.js';
 import { lnVisionWeights, qformerWeights, type QFormerLayout, type QFormerPart } from './qformerWeights.js';
@@ -24,13 +25,15 @@ export interface EncoderSpec {
   readonly layout?: VitLayout;
   /** Blocks to run. */
   readonly depth: number;
-  /** BLIP-2's norm over the transformer's tokens, from a file of this layout; left out: none. */
-  readonly lnVision?: QFormerLayout;
+  /** BLIP-2's norm over the transformer's tokens, from a file of this layout, or with weight 1 and bias 0; left out: none. */
+  readonly lnVision?: QFormerLayout | 'plain';
   /** Which of the tokens become features, or go on into the Q-Former: that takes all. */
   readonly tokens: TokenChoice;
   /** Left out: the chosen tokens themselves are the features. */
   readonly qformer?: QFormerPart;
   readonly precision: Precision;
+  /** bfloat16 weights are made float32 for each product: for CPUs that only emulate bfloat16's. Left out: they are not. */
+  readonly widen?: boolean;
 }
 
 /** Where the weights are when the transformer's lie apart from those of `ln_vision` and Q-Former, as MiniGPT-4's do. */
@@ -59,12 +62,13 @@ export class Encoder {
     source: WeightSource | EncoderSources,
     onProgress?: (done: number) => void,
   ): Promise<Encoder> {
-    const graph = new Graph();
+    const graph = new Graph({ widen: spec.widen ?? false });
     const sources = 'vit' in source ? source : { vit: source, qformer: source };
     const weights = { vit: vitWeights(spec), qformer: bridgeWeights(spec) };
     buildGraph(graph, spec, weights.vit);
     for (const part of ['vit', 'qformer'] as const) checkNames(sources[part], weights[part]);
     const session = await tensorflow.load(graph);
+    requireMemory(session, 'vision encoder');
     const share = weights.vit.length / (weights.vit.length + weights.qformer.length);
     await assignWeights(session, sources.vit, weights.vit, (done) => onProgress?.(share * done));
     await assignWeights(session, sources.qformer, weights.qformer, (done) =>
@@ -115,9 +119,12 @@ function buildGraph(graph: Graph, spec: EncoderSpec, weights: readonly FrozenWei
 /** From the transformer's tokens to the features: norm, choice, Q-Former. */
 function bridge(spec: EncoderSpec, tokens: GraphTensor): GraphTensor {
   const { graph } = tokens;
-  const normal = spec.lnVision ? lnVision(graph, tokens) : tokens;
-  const chosen = chooseTokens(normal, spec.tokens);
+  const chosen = chooseTokens(normalise(spec, tokens), spec.tokens);
   return spec.qformer ? new QFormer(graph, spec.qformer.config, spec.precision).forward(chosen) : chosen;
+}
+
+function normalise({ lnVision: norm }: EncoderSpec, tokens: GraphTensor): GraphTensor {
+  return norm ? lnVision(tokens.graph, tokens, norm === 'plain' ? norm : 'learned') : tokens;
 }
 
 /** Before the gigabytes: a tensor that is missing is named now. */
@@ -139,7 +146,7 @@ function vitWeights({ vit, depth, layout }: EncoderSpec): FrozenWeight[] {
 
 function bridgeWeights({ lnVision: norm, qformer }: EncoderSpec): FrozenWeight[] {
   return [
-    ...(norm ? lnVisionWeights(norm) : []),
+    ...(norm && norm !== 'plain' ? lnVisionWeights(norm) : []),
     ...(qformer ? qformerWeights(qformer.config, qformer.layout) : []),
   ];
 }

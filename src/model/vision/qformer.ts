@@ -31,10 +31,16 @@ export interface QFormerConfig {
  * BLIP-2's norm over the vision transformer's output.
  *
  * @param tokens float32[B, N, C]
+ * @param weights `plain`: the layer as torch makes it, weight 1 and bias 0
  * @returns float32[B, N, C]
  * Source: LAVIS, lavis/models/blip2_models/blip2.py, `LayerNorm`, made by `init_vision_encoder`.
  */
-export function lnVision(graph: Graph, tokens: GraphTensor): GraphTensor {
+export function lnVision(
+  graph: Graph,
+  tokens: GraphTensor,
+  weights: 'learned' | 'plain' = 'learned',
+): GraphTensor {
+  if (weights === 'plain') return layerNorm(tokens, LN_VISION_EPS);
   const C = Number(only(tokens.shape, 2)); // a model's width is known as the graph is built
   const [weight, bias] = ['weight', 'bias'].map((part) =>
     graph.variable(`lnVision/${part}`, 'float32', [C]),

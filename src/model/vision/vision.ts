@@ -30,7 +30,8 @@ export interface VisionFiles {
  * Opens the files of a vision encoder and reads their sizes.
  *
  * @param encoder folder with config.json (DINOv2, CLIP or LLaVA, BLIP-2 or InstructBLIP), or `eva_vit_g.pth`
- * @param qformer file or folder that holds BLIP-2's `ln_vision` and Q-Former; the encoder's own where it is a BLIP-2 folder
+ * @param qformer file or folder that holds BLIP-2's `ln_vision` and Q-Former; left out: the encoder's own where it is a
+ * BLIP-2 folder; over `eva_vit_g.pth` an `ln_vision` of weight 1 and bias 0, as in the reference's Llama-2 release
  * @throws UserError if a file is missing or damaged, holds another architecture, or the section does not fit it
  */
 export async function openVision(
@@ -71,10 +72,12 @@ function visionSpec(
     throw new UserError(
       'model.tokens: kind "qformer" needs a Q-Former, got none (set model.qformer to blip2_pretrained_*.pth, or model.encoder to a BLIP-2 folder)',
     );
+  // The reference makes ln_vision over ViT-g in any case. Only its Q-Former's loading fills it (minigpt4.py, `__init__`).
+  const norm = part?.layout ?? (body.layout?.kind === 'eva' ? 'plain' : undefined);
   return {
     ...body,
     tokens: tokenChoice(config.tokens),
-    ...(part && { lnVision: part.layout }),
+    ...(norm && { lnVision: norm }),
     ...(part && config.tokens.kind === 'qformer' && { qformer: part }),
   };
 }

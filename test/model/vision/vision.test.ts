@@ -60,6 +60,12 @@ describe('openVision', () => {
       { tokens: { kind: 'patches', concat: 4 }, lnVision: { kind: 'lavis' }, layout: { kind: 'eva' } },
     ],
     [
+      'eva_vit_g.pth alone has a plain ln_vision',
+      { kind: 'patches', grid: 2, cls: true, concat: 4 },
+      { encoder: FILES.encoder },
+      { tokens: { kind: 'patches', concat: 4 }, lnVision: 'plain', layout: { kind: 'eva' } },
+    ],
+    [
       'a BLIP-2 folder brings its own Q-Former',
       { kind: 'qformer', grid: 2, cls: true, concat: 1 },
       { encoder: join(FIXTURES, 'blip2-hf') },
@@ -72,12 +78,13 @@ describe('openVision', () => {
       { layout: { kind: 'clip' }, tokens: { kind: 'patches', concat: 1 } },
     ],
   ])('%s', async (_, tokens, files, wanted) => {
-    const heads = 'qformer' in files ? { encoderHeads: 4, qformerHeads: 4 } : {};
+    const heads = files.encoder === FILES.encoder ? { encoderHeads: 4, qformerHeads: 4 } : {};
     const imageSize = files.encoder.endsWith('clip') ? 20 : 56;
     const opened = await openVision({ imageSize, tokens, ...heads }, files);
     await opened.close();
     expect(opened.spec).toMatchObject(wanted);
     if (tokens.kind !== 'qformer') expect(opened.spec.qformer).toBeUndefined();
+    if (files.encoder.endsWith('clip')) expect(opened.spec.lnVision).toBeUndefined();
   });
 
   const noHeads: VisionConfig = { imageSize: MINIGPT4.imageSize, tokens: MINIGPT4.tokens };
