@@ -15,8 +15,31 @@
  * await exportProjection(checkpoint, 'projection.safetensors');
  * ```
  *
+ * A trained projection answers questions about images:
+ *
+ * ```ts
+ * import { Chat, conversationTemplate, readImage } from 'minigpt4-align';
+ *
+ * const template = conversationTemplate('config', config); // or one of TEMPLATES
+ * const chat = await Chat.open(config, { folders, from: checkpoint, template });
+ * await chat.show(await readImage('photo.jpg'));
+ * const { text } = await chat.ask('Describe this image in detail.', { maxNewTokens: 100 });
+ * await chat.close();
+ * ```
+ *
+ * `ChatSession` is the same over models and features that are already there; `reply` answers a conversation that is a value;
+ * `beamSearch` searches after any prefix.
+ *
  * What the user can mend is thrown as `UserError`, whose message says what to do; other errors are bugs.
  */
+export {
+  answerOptions,
+  Chat,
+  conversationTemplate,
+  readImage,
+  type AnswerSettings,
+  type ChatOptions,
+} from './chat.js';
 export { loadConfig, type ConfigOptions } from './config/load.js';
 export { describeConfig } from './config/describe.js';
 export type { Config, Stage } from './config/schema.js';
@@ -33,13 +56,27 @@ export {
   type EvaluationOptions,
 } from './evaluate/run.js';
 export { inspectPath, type InspectOptions } from './inspect.js';
-export type { ModelFolders } from './model/miniGpt4.js';
+export { ChatSession } from './model/conversation/chat.js';
+export {
+  answer,
+  ask,
+  conversationPrefix,
+  showImage,
+  startConversation,
+  type Conversation,
+  type Message,
+} from './model/conversation/conversation.js';
+export { reply, type Assistant, type Reply, type ReplyOptions } from './model/conversation/reply.js';
+export { promptTemplate, TEMPLATES, type ConversationTemplate } from './model/conversation/template.js';
+export { beamSearch, type BeamOptions, type BeamResult } from './model/language/beamSearch.js';
+export { openMiniGpt4, type MiniGpt4, type ModelFolders } from './model/miniGpt4.js';
 export { packSource, type PackOptions, type Packed } from './pack.js';
 export { examine, type DoctorReport, type Fact } from './setup/doctor.js';
 export { modelFolder } from './setup/models.js';
 export type { OnProgress, SetupProgress } from './setup/progress.js';
 export { modelFolders, setup, type SetupOptions, type SetupResult } from './setup/setup.js';
 export { exportProjection, type ExportOptions, type ExportResult } from './train/export.js';
+export { loadProjection } from './train/start.js';
 export {
   Interrupted,
   train,

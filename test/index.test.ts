@@ -15,20 +15,32 @@ afterAll(() => rm(scratch, { recursive: true }));
 
 describe('the library', () => {
   const source = readFileSync('src/index.ts', 'utf8');
-  const example = /```ts\n([^]*?)```/.exec(source)?.[1]?.replaceAll(/^ \* ?/gm, '') ?? '';
+  const imports = [...source.matchAll(/import \{ ([^}]*) \} from 'minigpt4-align'/g)];
 
-  it('exports every name that its example imports', () => {
-    const names = /import \{ ([^}]*) \} from 'minigpt4-align'/.exec(example)?.[1]?.split(', ') ?? [];
-    expect(names.length).toBeGreaterThan(4);
+  it('exports every name that its examples import', () => {
+    const names = imports.flatMap(([, list = '']) => list.split(', '));
+    expect(imports).toHaveLength(2);
+    expect(names.length).toBeGreaterThan(7);
     for (const name of names) expect(library).toHaveProperty(name, expect.any(Function));
   });
 
-  it('runs its example up to where the models are needed', async () => {
+  it('runs its first example up to where the models are needed', async () => {
     const config = await library.loadConfig('configs/quickstart/stage1.yaml', { set: ['train.steps=50'] });
     expect(config.train).toMatchObject({ stage: 'pretrain', steps: 50 });
     vi.stubEnv('MINIGPT4_CACHE', scratch);
     await expect(library.modelFolders(config)).rejects.toThrow(library.UserError);
     vi.unstubAllEnvs();
+  });
+
+  it('has the conversations of the reference and of a configuration', async () => {
+    const config = await library.loadConfig('configs/quickstart/stage2.yaml');
+    const { TEMPLATES, ask, conversationTemplate, showImage, startConversation } = library;
+    const conversation = startConversation(conversationTemplate('config', config));
+    expect(ask(showImage(conversation), 'What?').messages).toEqual([
+      { role: 'human', image: true, text: 'What?' },
+    ]);
+    expect(Object.keys(TEMPLATES)).toEqual(['vicuna-v0', 'vicuna-v0-first', 'llama2']);
+    expect(() => ask(conversation, '')).toThrow(library.UserError);
   });
 
   it('packs pairs, reads them back and inspects them', async () => {

@@ -11,10 +11,12 @@ export const verbs: Readonly<Record<string, () => Promise<Verb>>> = {
   doctor: async () => (await import('./doctor.js')).doctor,
   pack: async () => (await import('./pack.js')).pack,
   inspect: async () => (await import('./inspect.js')).inspect,
+  'merge-delta': async () => (await import('./mergeDelta.js')).mergeDeltaVerb,
   pretrain: async () => (await import('./pretrain.js')).pretrain,
   finetune: async () => (await import('./pretrain.js')).finetune,
   export: async () => (await import('./export.js')).exportVerb,
   evaluate: async () => (await import('./evaluate.js')).evaluate,
+  chat: async () => (await import('./chat.js')).chatVerb,
   config: async () => (await import('./config.js')).config,
 };
 

@@ -72,14 +72,7 @@ export function requiredText(name: string, describe: string) {
 
 /** `--set`, for verbs that read a configuration file. */
 export function settings(example: string) {
-  return {
-    type: 'string',
-    array: true,
-    nargs: 1,
-    default: [] as string[], // yargs' type for a list that may be empty
-    defaultDescription: 'nothing',
-    describe: `a value in place of the file's, as ${example}; may be given again`,
-  } as const;
+  return texts(`a value in place of the file's, as ${example}; may be given again`);
 }
 
 /** An option with a whole number, `minimum` at least. */
@@ -94,6 +87,37 @@ export function wholeNumber(name: string, describe: string, minimum: number) {
       if (Number.isSafeInteger(number) && number >= minimum) return number;
       throw new UserError(`--${name} must be a whole number of at least ${minimum}, got "${value}"`);
     },
+  } as const;
+}
+
+/** An option with a number; `above` and `atMost` bound it. */
+export function decimal(
+  name: string,
+  describe: string,
+  { above = -Infinity, atMost = Infinity }: { readonly above?: number; readonly atMost?: number } = {},
+) {
+  const rule = [above > -Infinity ? ` above ${above}` : '', atMost < Infinity ? ` of at most ${atMost}` : ''];
+  return {
+    type: 'string', // as for whole numbers
+    requiresArg: true,
+    describe,
+    coerce: (given: unknown) => {
+      const value = oneText(name, given);
+      const number = Number(value);
+      if (Number.isFinite(number) && number > above && number <= atMost) return number;
+      throw new UserError(`--${name} must be a number${rule.join('')}, got "${value}"`);
+    },
+  } as const;
+}
+
+/** A text option that may be given again. */
+export function texts(describe: string) {
+  return {
+    type: 'string',
+    array: true,
+    nargs: 1,
+    default: [] as string[], // yargs' type for a list that may be empty
+    describe,
   } as const;
 }
 

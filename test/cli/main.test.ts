@@ -23,7 +23,7 @@ describe('verbs', () => {
   it('show examples whose configuration files exist', async () => {
     const all = await Promise.all(Object.values(verbs).map((load) => load()));
     const files = all.flatMap(({ example }) => /--config (\S+)/.exec(example)?.[1] ?? []);
-    expect(files).toHaveLength(3);
+    expect(files).toHaveLength(4);
     for (const file of files) expect(existsSync(file)).toBe(true);
   });
 });
@@ -36,21 +36,21 @@ describe.skipIf(!isBuilt)('the built command', () => {
   afterAll(() => rm(scratch, { recursive: true }));
 
   it.each([['--help'], ...names.map((name) => [name, '--help'])])(
-    '%s %s takes under 0.3 s of one core (median of 5)', // not of the clock: other tests share the cores
+    '%s %s takes under 0.3 s of one core (median of 3)', // not of the clock: other tests share the cores
     async (...args) => {
       const meter = join(scratch, 'meter.cjs');
       await writeFile(
         meter,
         `process.on('exit', () => process._rawDebug(JSON.stringify(process.cpuUsage())));`,
       );
-      const times = Array.from({ length: 5 }, () => {
+      const times = Array.from({ length: 3 }, () => {
         const { code, stdout, stderr } = minigpt4(args, { NODE_OPTIONS: `--require ${meter}` });
         expect(code).toBe(0);
         expect(stdout).toContain(args.length === 1 ? 'pretrain' : 'Example: minigpt4');
         const { user, system } = JSON.parse(stderr) as NodeJS.CpuUsage; // microseconds, by the meter
         return (user + system) / 1e6;
       });
-      expect(times.sort((a, b) => a - b)[2]).toBeLessThan(0.3);
+      expect(times.sort((a, b) => a - b)[1]).toBeLessThan(0.3);
     },
   );
 

@@ -10,10 +10,12 @@ import {
   conversationText,
   showImage,
   startConversation,
-  TEMPLATES,
   type Conversation,
 } from '../../src/model/conversation/conversation.js';
-import { answerStops, answerText, decodeGenerated } from '../../src/model/conversation/reply.js';
+import { TEMPLATES } from '../../src/model/conversation/template.js';
+import { ChatSession } from '../../src/model/conversation/chat.js';
+import type { Reply } from '../../src/model/conversation/reply.js';
+import { answerStops, answerText, decodeGenerated } from '../../src/model/conversation/answerText.js';
 import { generate, type Generated } from '../../src/model/language/generate.js';
 import type { LanguageModel } from '../../src/model/language/languageModel.js';
 import type { Projection } from '../../src/model/projection.js';
@@ -33,7 +35,7 @@ import {
 } from './minigpt4.js';
 import type { RecordedConversation, RecordedTurn } from './minigpt4Recorded.js';
 
-const template = TEMPLATES['vicuna-v1'];
+const template = TEMPLATES['vicuna-v0-first'];
 const { runs, max_new_tokens: maxNewTokens } = expected.generation;
 const [Q] = FEATURE_SHAPE;
 
@@ -99,6 +101,23 @@ describe.each(runs.map((run, number) => ({ run, number })))('conversation $numbe
       expect(prefixLength(prefix, Q)).toBe(turn.prefix_length);
     },
   );
+
+  it('held by a session that reads on has the reference’s answers too, token for token', async () => {
+    const chat = new ChatSession({ model, projection, tokenizer }, template);
+    for (const image of imagesOf(run)) chat.show(await imageFeatures(image));
+    const contexts: Reply['context'][] = [];
+    for (const { question, new_token_ids: ids, text } of run.turns) {
+      const reply = await chat.ask(question, { maxNewTokens });
+      expect([...reply.generated.ids, ...reply.generated.end]).toEqual(ids);
+      expect(reply.text).toBe(text.replace(/<\/s>$/, '')); // the demo leaves it standing
+      contexts.push(reply.context);
+    }
+    await chat.close();
+    contexts.forEach(({ length, reused }, turn) => {
+      if (turn === 0) expect(reused).toBe(0);
+      else expect(length - reused).toBeLessThan(length / 2);
+    });
+  });
 
   it.each(states(run))(
     '“$turn.question” has the reference’s answer, token for token',

@@ -4,23 +4,10 @@
  * Source: Vision-CAIR/MiniGPT-4, minigpt4/conversation/conversation.py (`Conversation`, `Chat`).
  */
 import { UserError } from '../../errors.js';
-import { IMAGE_PLACE } from './prompt.js';
+import { bosIds, IMAGE_PLACE } from './prompt.js';
+import type { ConversationTemplate } from './template.js';
 import { prefixLength, type Segment } from '../language/sequence.js';
 import type { Tokenizer } from '../tokenizer/tokenizer.js';
-
-/** The text around the messages. */
-export interface ConversationTemplate {
-  readonly system: string;
-  /** Before a message. */
-  readonly human: string;
-  readonly assistant: string;
-  /** Before an answer that is still to come. */
-  readonly pending: string;
-  /** After the system text and after each message. */
-  readonly separator: string;
-  /** Ends an answer, beside the tokenizer's end token; empty = nothing else does. */
-  readonly stop: string;
-}
 
 /** One message. */
 export interface Message {
@@ -35,29 +22,6 @@ export interface Conversation {
   readonly template: ConversationTemplate;
   readonly messages: readonly Message[];
 }
-
-const SYSTEM =
-  'Give the following image: <Img>ImageContent</Img>. You will be able to see the image once I provide it to you. Please answer my questions.';
-const VICUNA = { system: SYSTEM, human: 'Human: ', assistant: 'Assistant: ', separator: '###', stop: '###' };
-
-/**
- * The reference's templates.
- *
- * `vicuna-v1`: of the first releases; no blank after the last `Assistant:`. `vicuna`: since August 2023 the blank stands
- * there, as in training. `llama2`: of the Llama-2 release, whose `<s>` is the BOS token.
- */
-export const TEMPLATES = {
-  'vicuna-v1': { ...VICUNA, pending: 'Assistant:' },
-  vicuna: { ...VICUNA, pending: 'Assistant: ' },
-  llama2: {
-    system: SYSTEM,
-    human: '<s>[INST] ',
-    assistant: ' [/INST] ',
-    pending: ' [/INST] ',
-    separator: '',
-    stop: '',
-  },
-} as const satisfies Record<string, ConversationTemplate>;
 
 /** A conversation with nothing said. */
 export function startConversation(template: ConversationTemplate): Conversation {
@@ -111,10 +75,11 @@ export function conversationPieces({ template, messages }: Conversation): string
     }
     piece += template[role];
     if (image) {
-      pieces.push(`${piece}<Img>`);
-      piece = text ? `</Img> ${text}` : '</Img>';
+      const { before, after, gap } = template.image;
+      pieces.push(piece + before);
+      piece = text ? after + gap + text : after;
     } else piece += text;
-    piece += template.separator;
+    piece += role === 'human' ? template.separator : template.answerEnd;
   }
   return [...pieces, piece + template.pending];
 }
@@ -126,11 +91,12 @@ export function conversationText(conversation: Conversation): string {
 
 /** What the LLM reads before the answer: each piece tokenized on its own, BOS before the first alone. */
 export function conversationPrefix(conversation: Conversation, tokenizer: Tokenizer): Segment[] {
-  const { bosId } = tokenizer;
+  const { bos } = conversation.template;
+  const opening = bos === undefined ? [tokenizer.bosId ?? []].flat() : bosIds(tokenizer, bos);
   return conversationPieces(conversation).flatMap((piece, i): Segment[] => {
     const ids = tokenizer.encode(piece);
     if (i > 0) return [{ kind: 'image' }, { kind: 'text', ids }];
-    return [{ kind: 'text', ids: bosId === undefined ? ids : [bosId, ...ids] }];
+    return [{ kind: 'text', ids: [...opening, ...ids] }];
   });
 }
 

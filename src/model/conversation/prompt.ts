@@ -113,7 +113,12 @@ function tailIds(tokenizer: Tokenizer, before: string, text: string): number[] {
   return start.every((id, i) => whole[i] === id) ? whole.slice(start.length) : [];
 }
 
-function bosIds(tokenizer: Tokenizer, bos: string): number[] {
+/**
+ * What opens a sequence, as `prompt.bos` says: one id or none.
+ *
+ * @throws UserError if the token is not in the vocabulary
+ */
+export function bosIds(tokenizer: Tokenizer, bos: string): number[] {
   if (bos === 'none') return [];
   const id = bos === 'tokenizer' ? tokenizer.bosId : tokenizer.tokenId(bos);
   if (id === undefined) throw new UserError(`prompt.bos: must name a token of this tokenizer, got "${bos}"`);

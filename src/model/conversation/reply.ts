@@ -1,20 +1,20 @@
 /**
- * The assistant's answer to a conversation: the context made to fit, generation, and the text in the generated ids.
+ * The assistant's answer to a conversation: the context made to fit, read, and continued.
  * Source: Vision-CAIR/MiniGPT-4, minigpt4/conversation/conversation.py, `Chat`.
  */
-import { beamSearch } from '../language/beamSearch.js';
+import { answerStops, readAnswer, steadyText } from './answerText.js';
+import { answer, conversationPrefix, fitContext, imageCount, type Conversation } from './conversation.js';
+import { searchOn } from '../language/beamSearch.js';
+import { ContextMemory, joined } from '../language/contextMemory.js';
 import {
-  answer,
-  conversationPrefix,
-  fitContext,
-  imageCount,
-  type Conversation,
-  type ConversationTemplate,
-} from './conversation.js';
-import { generate, type Generated, type GenerationInput, type StopRule } from '../language/generate.js';
+  wanted,
+  writeOn,
+  type Generated,
+  type GenerationInput,
+  type WritingOptions,
+} from '../language/generate.js';
 import type { LanguageModel } from '../language/languageModel.js';
 import type { Projection } from '../projection.js';
-import { stopSequences } from './prompt.js';
 import type { SamplingOptions } from '../language/sampling.js';
 import type { Tokenizer } from '../tokenizer/tokenizer.js';
 
@@ -37,6 +37,10 @@ export interface ReplyOptions extends SamplingOptions {
   readonly lengthPenalty?: number;
   /** Uniform [0, 1) deviates for drawing. */
   readonly random?: () => number;
+  /** Ends the answer where it is. */
+  readonly signal?: AbortSignal;
+  /** Told the answer so far each time it becomes longer; not with beams, of which the best is known at the end. */
+  readonly onText?: (text: string) => void;
 }
 
 /** An answer. */
@@ -45,6 +49,12 @@ export interface Reply {
   readonly conversation: Conversation;
   readonly text: string;
   readonly generated: Generated;
+  /** `end`: it was complete; `length`: it has as many tokens as it may have; `stopped`: by the signal. */
+  readonly finish: 'end' | 'length' | 'stopped';
+  /** Positions of the context that was answered, and how many of them were read in an earlier turn. */
+  readonly context: { readonly length: number; readonly reused: number };
+  /** Whether the oldest questions and answers were left out of the context, which would have been too long. */
+  readonly shortened: boolean;
 }
 
 /**
@@ -54,88 +64,79 @@ export interface Reply {
  * @throws UserError if the last question and the images do not fit into the context
  */
 export async function reply(
-  { model, projection, tokenizer }: Assistant,
+  assistant: Assistant,
   conversation: Conversation,
   images: readonly Float32Array[],
-  { maxNewTokens = 300, maxLength = 2000, beams = 1, ...options }: ReplyOptions = {},
+  options: ReplyOptions = {},
 ): Promise<Reply> {
-  const [first = new Float32Array(), ...others] = images;
-  if (images.length !== imageCount(conversation) || others.some(({ length }) => length !== first.length))
-    throw new Error(
-      `reply: there must be features of one size for ${imageCount(conversation)} images, got ${images.length}`,
-    );
-  const { inputSize: C } = projection;
-  const Q = first.length / C;
-  const positions = Math.min(maxLength, model.spec.llama.maxPositions) - maxNewTokens;
-  const fitting = fitContext(conversation, { tokenizer, queries: Q, maxLength: positions });
-  const input: GenerationInput = { features: joined(images), prefix: conversationPrefix(fitting, tokenizer) };
-  const rule = { ...options, maxNewTokens, ...answerStops(conversation.template, tokenizer) };
-  const [generated] =
-    beams > 1
-      ? [await beamSearch(model, projection, input, [Q, C], { ...rule, beams })]
-      : await generate(model, projection, [input], [Q, C], rule);
-  if (!generated) throw new Error('reply: there must be one text for one question, got none');
-  const text = answerText(generated.ids, tokenizer);
-  return { conversation: answer(fitting, text), text, generated };
-}
-
-/** What ends an answer: the tokenizer's end token, and the template's separator however it is encoded. */
-export function answerStops(
-  { stop }: ConversationTemplate,
-  tokenizer: Tokenizer,
-): Pick<StopRule, 'endId' | 'stopSequences'> {
-  return { endId: tokenizer.eosId, stopSequences: stop ? stopSequences(tokenizer, stop) : [] };
-}
-
-/** White space to Python's `str.strip`; JavaScript's `trim` also takes U+FEFF, and leaves U+001C–001F and U+0085. */
-const BLANK = '[\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]';
-const OUTER_BLANKS = new RegExp(`^${BLANK}+|${BLANK}+$`, 'g');
-
-/**
- * The answer in generated ids: at most one leading id 0 and then one leading id 1 dropped, decoded, cut at the first `###`,
- * what follows the last `Assistant:`, trimmed.
- *
- * Source: MiniGPT-4, minigpt4/conversation/conversation.py, `Chat.answer`.
- */
-export function answerText(ids: readonly number[], tokenizer: Tokenizer): string {
-  const begun = ids[0] === 0 ? ids.slice(1) : ids;
-  const text = decodeGenerated(begun[0] === 1 ? begun.slice(1) : begun, tokenizer);
-  const [first = ''] = text.split('###');
-  return (first.split('Assistant:').at(-1) ?? '').replace(OUTER_BLANKS, '');
-}
-
-/**
- * The text of generated ids, special tokens included.
- *
- * Reference quirk: ids between special tokens are decoded on their own, each run losing its dummy blank, and a run before a
- * special token gets a blank in front unless it is empty and another special token stands there.
- * Source: transformers 4.28, models/llama/tokenization_llama.py, `LlamaTokenizer.convert_tokens_to_string`.
- */
-export function decodeGenerated(ids: readonly number[], tokenizer: Tokenizer): string {
-  let text = '';
-  let run: number[] = [];
-  let afterSpecial = false;
-  ids.forEach((id, i) => {
-    const special = isSpecial(id, tokenizer);
-    if (special) {
-      text += (i > 0 && !afterSpecial ? ' ' : '') + tokenizer.decode(run) + tokenizer.decode([id]);
-      run = [];
-    } else run.push(id);
-    afterSpecial = special;
-  });
-  return text + tokenizer.decode(run);
-}
-
-function isSpecial(id: number, tokenizer: Tokenizer): boolean {
-  return tokenizer.decode([id]) !== '' && tokenizer.decode([id], { skipSpecial: true }) === '';
-}
-
-function joined(images: readonly Float32Array[]): Float32Array {
-  const features = new Float32Array(images.reduce((sum, { length }) => sum + length, 0));
-  let from = 0;
-  for (const image of images) {
-    features.set(image, from);
-    from += image.length;
+  const memory = new ContextMemory(assistant.model, assistant.projection);
+  try {
+    return await replyWith(memory, assistant, conversation, images, options);
+  } finally {
+    await memory.forget();
   }
-  return features;
+}
+
+/** As `reply`, computing only what `memory` does not hold of the context; it then holds context and answer. */
+export async function replyWith(
+  memory: ContextMemory,
+  assistant: Assistant,
+  conversation: Conversation,
+  images: readonly Float32Array[],
+  { maxNewTokens = 300, maxLength = 2000, ...options }: ReplyOptions = {},
+): Promise<Reply> {
+  const { model, projection, tokenizer } = assistant;
+  const { template } = conversation;
+  const shape = [queries(conversation, images, projection.inputSize), projection.inputSize] as const;
+  const positions = Math.min(maxLength, model.spec.llama.maxPositions) - maxNewTokens;
+  const fitting = fitContext(conversation, { tokenizer, queries: shape[0], maxLength: positions });
+  const input = { features: joined(images), prefix: conversationPrefix(fitting, tokenizer) };
+  const { onText } = options;
+  const { generated, context } = await write(memory, model, input, shape, {
+    ...options,
+    maxNewTokens,
+    ...answerStops(template, tokenizer),
+    ...(onText && {
+      onToken: (ids) => onText(steadyText(readAnswer(template, ids, tokenizer), template.stop)),
+    }),
+  });
+  const text = readAnswer(template, generated.ids, tokenizer);
+  return {
+    conversation: answer(fitting, text),
+    text,
+    generated,
+    finish: generated.ended ? 'end' : generated.ids.length < maxNewTokens ? 'stopped' : 'length',
+    context,
+    shortened: fitting !== conversation,
+  };
+}
+
+/** Reads the context and continues it; the memory then holds what can be read on from. */
+async function write(
+  memory: ContextMemory,
+  model: LanguageModel,
+  input: GenerationInput,
+  shape: readonly [number, number],
+  { beams = 1, ...options }: WritingOptions & Pick<ReplyOptions, 'beams' | 'lengthPenalty'>,
+): Promise<Pick<Reply, 'generated' | 'context'>> {
+  const { start, ...context } = await memory.read(input, shape, beams > 1 ? 'logits' : wanted(options));
+  if (beams > 1) {
+    // The search gives up its caches one by one: the memory takes a copy of what they all begin with.
+    await memory.keep(input, shape, [], await model.crop(start.cache, context.length));
+    return { generated: await searchOn(model, start, { ...options, beams }), context };
+  }
+  const { texts, cache } = await writeOn(model, start, 1, options);
+  const [generated = { ids: [], end: [], ended: false }] = texts; // one row, one text
+  await memory.keep(input, shape, [...generated.ids, ...generated.end], cache);
+  return { generated, context };
+}
+
+/** Q of the images, which must be as many as the conversation shows. */
+function queries(conversation: Conversation, images: readonly Float32Array[], C: number): number {
+  const [first = new Float32Array(), ...others] = images;
+  if (images.length === imageCount(conversation) && others.every(({ length }) => length === first.length))
+    return first.length / C;
+  throw new Error(
+    `reply: there must be features of one size for ${imageCount(conversation)} images, got ${images.length}`,
+  );
 }

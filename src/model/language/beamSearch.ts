@@ -10,7 +10,7 @@ import {
   type GenerationInput,
   type StopRule,
 } from './generate.js';
-import type { LanguageModel } from './languageModel.js';
+import type { LanguageModel, Reading } from './languageModel.js';
 import type { Projection } from '../projection.js';
 import { draw, filterTokens, penalise, type SamplingOptions } from './sampling.js';
 import type { Values } from '../../tensorflow/session.js';
@@ -25,6 +25,8 @@ export interface BeamOptions extends SamplingOptions, StopRule {
   readonly earlyStopping?: boolean;
   /** Uniform [0, 1) deviates for drawing. */
   readonly random?: () => number;
+  /** Ends the search between two tokens, with the best text so far. */
+  readonly signal?: AbortSignal;
 }
 
 /** The best text, and its score. */
@@ -54,12 +56,26 @@ export async function beamSearch(
   shape: readonly [number, number],
   options: BeamOptions,
 ): Promise<BeamResult> {
-  if (!(options.beams >= 1))
-    throw new Error(`beamSearch: there must be at least 1 beam, got ${options.beams}`);
+  return searchOn(model, await model.prefill(projection, prefixBatch([input], shape), 'logits'), options);
+}
+
+/**
+ * Writes the best continuation of what the LLM has read.
+ *
+ * @param start logits, and a cache of one row; it is released
+ * @throws if there is less than one beam
+ */
+export async function searchOn(
+  model: LanguageModel,
+  start: Reading,
+  options: BeamOptions,
+): Promise<BeamResult> {
   let open: readonly Beam[] = [{ ids: [], row: 0, score: 0 }];
   let complete: readonly Beam[] = [];
-  let run = await model.prefill(projection, prefixBatch([input], shape), 'logits');
+  let run = start;
   try {
+    if (!(options.beams >= 1))
+      throw new Error(`beamSearch: there must be at least 1 beam, got ${options.beams}`);
     for (;;) {
       const next = continuations(run.output, open, options);
       const ends = next.map(({ ids }) => isComplete(ids, options));
@@ -71,7 +87,7 @@ export async function beamSearch(
         next.filter((_, rank) => !ends[rank]),
         options.beams,
       );
-      if (open.length === 0 || !canImprove(open, complete, options)) break;
+      if (open.length === 0 || !canImprove(open, complete, options) || options.signal?.aborted) break;
       run = await model.decode(
         run.cache,
         Int32Array.from(open, ({ row }) => row),
@@ -82,7 +98,8 @@ export async function beamSearch(
   } finally {
     await model.release(run.cache);
   }
-  const [{ ids, score } = { ids: [], score: -Infinity }] = complete;
+  const whole = complete.length ? complete : best(open.map(scored(options)), 1);
+  const [{ ids, score } = { ids: [], score: -Infinity }] = whole;
   return { ...asGenerated(ids, options), score };
 }
 

@@ -1,5 +1,5 @@
 /** KV-cached generation: prefixes with images in, token ids out. */
-import type { LanguageModel, MicroBatch, PrefixCache } from './languageModel.js';
+import type { LanguageModel, MicroBatch, PrefixCache, Reading, Wanted } from './languageModel.js';
 import type { Projection } from '../projection.js';
 import { nextToken, type SamplingOptions } from './sampling.js';
 import { layOut, prefixLength, type Segment } from './sequence.js';
@@ -22,9 +22,17 @@ export interface StopRule {
 }
 
 /** When to stop and how to choose. */
-export interface GenerationOptions extends SamplingOptions, StopRule {
+export interface WritingOptions extends SamplingOptions, StopRule {
   /** Uniform [0, 1) deviates for sampling. */
   readonly random?: () => number;
+  /** Ends all texts where they are, between two tokens. */
+  readonly signal?: AbortSignal;
+  /** Told the tokens of a text each time one is added that does not end it. */
+  readonly onToken?: (ids: readonly number[], row: number) => void;
+}
+
+/** As `WritingOptions`, for many inputs. */
+export interface GenerationOptions extends Omit<WritingOptions, 'onToken' | 'signal'> {
   /** Rows computed together. */
   readonly batchSize?: number;
   /** Told how many texts are complete. */
@@ -77,32 +85,55 @@ async function generateBatch(
   projection: Projection,
   inputs: readonly GenerationInput[],
   shape: readonly [number, number],
-  options: GenerationOptions,
+  options: WritingOptions,
 ): Promise<Generated[]> {
-  const { temperature, repetitionPenalty = 1 } = options;
-  const want = temperature === undefined && repetitionPenalty === 1 ? 'next' : 'logits';
-  const texts: number[][] = inputs.map(() => []);
+  const start = await model.prefill(projection, prefixBatch(inputs, shape), wanted(options));
+  const { texts, cache } = await writeOn(model, start, inputs.length, options);
+  await model.release(cache);
+  return texts;
+}
+
+/** What has to be known of the next token to choose it. */
+export function wanted({ temperature, repetitionPenalty = 1 }: SamplingOptions): Wanted {
+  return temperature === undefined && repetitionPenalty === 1 ? 'next' : 'logits';
+}
+
+/**
+ * Writes on after what the LLM has read, a text a row.
+ *
+ * @param start what `wanted(options)` says, and a cache of `rows` rows, which is taken over; on an error it is released
+ * @returns the texts, and the cache of those that were written to the last: all their tokens but the last are in it. The
+ * caller releases it
+ */
+export async function writeOn(
+  model: LanguageModel,
+  start: Reading,
+  rows: number,
+  options: WritingOptions,
+): Promise<{ texts: Generated[]; cache: PrefixCache }> {
+  const texts = Array.from({ length: rows }, (): number[] => []);
   let going = texts; // the text of each row of the cache
-  let cache: PrefixCache | undefined;
+  let run = start;
   try {
-    let run = await model.prefill(projection, prefixBatch(inputs, shape), want);
     for (;;) {
-      cache = run.cache;
       const chosen = choose(run.output, going, options);
       going.forEach((text, row) => text.push(chosen[row] ?? 0));
       // Complete texts leave the batch: the others do not wait on their rows.
-      const rows = [...going.keys()].filter((row) => !isComplete(going[row] ?? [], options));
-      if (rows.length === 0) return texts.map((ids) => asGenerated(ids, options));
-      going = rows.map((row) => going[row] ?? []);
+      const left = [...going.keys()].filter((row) => !isComplete(going[row] ?? [], options));
+      going = left.map((row) => going[row] ?? []);
+      for (const text of going) options.onToken?.([...text], texts.indexOf(text));
+      if (going.length === 0 || options.signal?.aborted)
+        return { texts: texts.map((ids) => asGenerated(ids, options)), cache: run.cache };
       run = await model.decode(
-        cache,
-        Int32Array.from(rows),
-        Int32Array.from(rows, (row) => chosen[row] ?? 0),
-        want,
+        run.cache,
+        Int32Array.from(left),
+        Int32Array.from(left, (row) => chosen[row] ?? 0),
+        wanted(options),
       );
     }
-  } finally {
-    if (cache) await model.release(cache);
+  } catch (error) {
+    await model.release(run.cache);
+    throw error;
   }
 }
 
@@ -139,55 +170,36 @@ function choose(output: Values, texts: readonly number[][], options: GenerationO
   );
 }
 
-/** A micro-batch whose only target row is the last position of each prefix, which may hold any number of images. */
+/**
+ * A micro-batch whose only target row is the last position of each prefix, which may hold any number of images.
+ *
+ * @param stem as for `layOut`
+ */
 export function prefixBatch(
   inputs: readonly GenerationInput[],
   [Q, C]: readonly [number, number],
+  stem?: readonly number[],
 ): MicroBatch {
-  const counts = inputs.map(({ features }) => features.length / (Q * C));
-  checkImages(inputs, counts);
-  const images = counts.reduce((sum, count) => sum + count, 0);
-  const I = Math.max(images, 1); // never empty, also where no input has an image
-  const data = new Float32Array(I * Q * C);
+  checkImages(inputs, Q * C);
+  const data = new Float32Array(inputs.reduce((sum, { features }) => sum + features.length, 0));
   let from = 0;
   for (const { features } of inputs) {
     data.set(features, from);
     from += features.length;
   }
-  const sequence = layOut(
-    inputs.map(({ prefix }) => ({ prefix, target: [0] })),
-    Q,
-  );
-  const layout = numberImages(sequence.layout, counts, [I, Q]);
-  return { features: { shape: [I, Q, C], data }, sequence: { ...sequence, layout } };
+  const examples = inputs.map(({ prefix }) => ({ prefix, target: [0] }));
+  const sequence = layOut(examples, Q, stem);
+  return { features: { shape: [sequence.images, Q, C], data }, sequence };
 }
 
-/** A layout of one image a sample, made to point to the images [I, Q] of samples with any number of them. */
-function numberImages(
-  layout: Int32Array,
-  counts: readonly number[],
-  [I, Q]: readonly [number, number],
-): Int32Array {
-  const B = counts.length;
-  const S = layout.length / B;
-  let first = 0; // soft token of the sample's first image
-  return Int32Array.from(
-    counts.flatMap((count, b) => {
-      let next = first;
-      first += count * Q;
-      return Array.from(layout.subarray(b * S, (b + 1) * S), (row) =>
-        row < B * Q ? next++ : row + (I - B) * Q,
-      );
-    }),
-  );
-}
-
-function checkImages(inputs: readonly GenerationInput[], counts: readonly number[]): void {
-  inputs.forEach(({ prefix }, i) => {
+function checkImages(inputs: readonly GenerationInput[], size: number): void {
+  for (const { prefix, features } of inputs) {
     const places = prefix.filter(({ kind }) => kind === 'image').length;
-    if (places !== counts[i])
-      throw new Error(`generate: a prefix must have a place for each image, got ${places} for ${counts[i]}`);
-  });
+    if (places * size !== features.length)
+      throw new Error(
+        `generate: a prefix must have a place for each image, got ${places} for ${features.length / size}`,
+      );
+  }
 }
 
 function batchesOfEqualLength(

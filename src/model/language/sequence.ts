@@ -1,14 +1,15 @@
 /**
- * What the frozen LLM reads, as numbers: every position of a micro-batch points either to a soft token of its sample's
- * image or to a text token. Any mixture of prompts and lengths in one micro-batch is the same computation.
+ * What the frozen LLM reads, as numbers: every position of a micro-batch points either to a soft token of one of its
+ * sample's images or to a text token. Any mixture of prompts, lengths and numbers of images in one micro-batch is the same
+ * computation.
  */
 
-/** A piece of a sequence: text, or the place of the image's soft tokens. */
+/** A piece of a sequence: text, or the place of an image's soft tokens. */
 export type Segment = { readonly kind: 'text'; readonly ids: readonly number[] } | { readonly kind: 'image' };
 
 /** One training or scoring sample in tokens. */
 export interface Example {
-  /** BOS, prompt and image, before the target. */
+  /** BOS, prompt and images, before the target. */
   readonly prefix: readonly Segment[];
   /** T target tokens, end symbol included; they are predicted. */
   readonly target: readonly number[];
@@ -21,9 +22,14 @@ export interface SequenceBatch {
    * so they are computed once and read from a cache.
    */
   readonly stem: readonly number[];
+  /** I: images of all samples together. */
+  readonly images: number;
   /** int32[K]: text tokens of all samples. K ≥ 1. */
   readonly tokens: Int32Array;
-  /** int32[B, S]: row of the pool [soft tokens B·Q; text tokens K] at each position; padding points to the first text token. */
+  /**
+   * int32[B, S]: row of the pool [soft tokens I·Q; text tokens K] at each position; padding points to the first text token.
+   * The images stand in the pool in the order of their places, sample after sample.
+   */
   readonly layout: Int32Array;
   /** int32[M]: flat positions b·S + s that hold a token, in order: all that the linear layers compute. */
   readonly positions: Int32Array;
@@ -59,24 +65,27 @@ export function layOut(
     ({ target }, b) => prefixLength(prefixes[b] ?? [], queries) + target.length - 1,
   );
   const S = Math.max(...lengths);
+  const images = prefixes.flat().filter(({ kind }) => kind === 'image').length;
+  const firstToken = images * queries;
   const tokens: number[] = [];
   const targetRows: number[] = [];
-  const firstToken = examples.length * queries;
   const layout = new Int32Array(examples.length * S).fill(firstToken);
   const places = new Int32Array(examples.length * S);
   const positions: number[] = [];
+  let softToken = 0; // of the next image
   examples.forEach(({ target }, b) => {
     const prefix = prefixes[b] ?? [];
     let at = b * S;
     for (const segment of [...prefix, { kind: 'text' as const, ids: target.slice(0, -1) }]) {
       const count = segment.kind === 'image' ? queries : segment.ids.length;
-      const from = segment.kind === 'image' ? b * queries : firstToken + tokens.length;
+      const from = segment.kind === 'image' ? softToken : firstToken + tokens.length;
       for (let i = 0; i < count; i++) {
         places[at] = positions.length;
         positions.push(at);
         layout[at++] = from + i;
       }
       if (segment.kind === 'text') tokens.push(...segment.ids);
+      else softToken += queries;
     }
     const first = b * S + prefixLength(prefix, queries) - 1;
     if (first < b * S)
@@ -85,6 +94,7 @@ export function layOut(
   });
   return {
     stem,
+    images,
     tokens: Int32Array.from(tokens.length ? tokens : [0]),
     layout,
     positions: Int32Array.from(positions),

@@ -10,9 +10,9 @@ import {
   imageCount,
   showImage,
   startConversation,
-  TEMPLATES,
   type Conversation,
 } from '../../../src/model/conversation/conversation.js';
+import { TEMPLATES } from '../../../src/model/conversation/template.js';
 import { prefixLength } from '../../../src/model/language/sequence.js';
 import { loadTokenizer, type Tokenizer } from '../../../src/model/tokenizer/tokenizer.js';
 import { readFixture } from '../../helpers/fixtures.js';
@@ -31,33 +31,33 @@ const said = (conversation: Conversation): string =>
 
 describe('the text of a conversation', () => {
   it.each([
-    ['vicuna-v1', '###Human: <Img><ImageHere></Img> What?###Assistant:'],
-    ['vicuna', '###Human: <Img><ImageHere></Img> What?###Assistant: '],
+    ['vicuna-v0-first', '###Human: <Img><ImageHere></Img> What?###Assistant:'],
+    ['vicuna-v0', '###Human: <Img><ImageHere></Img> What?###Assistant: '],
     ['llama2', '<s>[INST] <Img><ImageHere></Img> What? [/INST] '],
   ] as const)('%s: system text, image, question, an answer to come', (name, text) => {
     expect(said(ask(started(name), 'What?'))).toBe(text);
   });
 
   it.each([
-    ['vicuna', '###Human: <Img><ImageHere></Img> What?###Assistant: a dog.###Human: Sure?###Assistant: '],
+    ['vicuna-v0', '###Human: <Img><ImageHere></Img> What?###Assistant: a dog.###Human: Sure?###Assistant: '],
     ['llama2', '<s>[INST] <Img><ImageHere></Img> What? [/INST] a dog.<s>[INST] Sure? [/INST] '],
   ] as const)('%s: a second question follows the first answer', (name, text) => {
     expect(said(ask(answer(ask(started(name), 'What?'), 'a dog.'), 'Sure?'))).toBe(text);
   });
 
   it('a question after a question, and one without an image, are messages of their own', () => {
-    const plain = startConversation(TEMPLATES.vicuna);
+    const plain = startConversation(TEMPLATES['vicuna-v0']);
     expect(said(ask(ask(plain, 'One.'), 'Two.'))).toBe('###Human: One.###Human: Two.###Assistant: ');
   });
 
   it('an empty answer has no separator after it, as in the reference', () => {
-    const text = said(ask(answer(ask(started('vicuna-v1'), 'What?'), ''), 'Sure?'));
+    const text = said(ask(answer(ask(started('vicuna-v0-first'), 'What?'), ''), 'Sure?'));
     expect(text).toBe('###Human: <Img><ImageHere></Img> What?###Assistant:Human: Sure?###Assistant:');
   });
 
   it.each(['', ' \n'])('refuses the question %j', (question) => {
-    expect(() => ask(started('vicuna'), question)).toThrow(UserError);
-    expect(() => ask(started('vicuna'), question)).toThrow('a question must not be empty');
+    expect(() => ask(started('vicuna-v0'), question)).toThrow(UserError);
+    expect(() => ask(started('vicuna-v0'), question)).toThrow('a question must not be empty');
   });
 });
 
@@ -78,7 +78,7 @@ describe('the prefix of a conversation', () => {
   });
 
   it('has no place for an image that someone only writes about', () => {
-    const asked = ask(started('vicuna'), 'What does <ImageHere> mean?');
+    const asked = ask(started('vicuna-v0'), 'What does <ImageHere> mean?');
     expect(conversationPrefix(asked, tokenizer).filter(({ kind }) => kind === 'image')).toHaveLength(1);
     expect(imageCount(asked)).toBe(1);
   });
@@ -91,7 +91,7 @@ describe('a context that is too long', () => {
     (c: Conversation) => answer(ask(c, 'Is it large?'), 'It is small.'),
     (c: Conversation) => answer(ask(showImage(c), 'And in this one?'), 'a cat on a table.'),
     (c: Conversation) => ask(c, 'Which do you like?'),
-  ].reduce((c, step) => step(c), startConversation(TEMPLATES.vicuna));
+  ].reduce((c, step) => step(c), startConversation(TEMPLATES['vicuna-v0']));
   const lengthOf = (c: Conversation): number => prefixLength(conversationPrefix(c, tokenizer), Q);
   const fitted = (maxLength: number): Conversation => fitContext(long, { tokenizer, queries: Q, maxLength });
 

@@ -8,22 +8,19 @@ import {
   imageCount,
   showImage,
   startConversation,
-  TEMPLATES,
 } from '../../../src/model/conversation/conversation.js';
+import { TEMPLATES } from '../../../src/model/conversation/template.js';
 import { LanguageModel } from '../../../src/model/language/languageModel.js';
-import {
-  answerStops,
-  decodeGenerated,
-  reply,
-  type Assistant,
-} from '../../../src/model/conversation/reply.js';
+import { answerStops } from '../../../src/model/conversation/answerText.js';
+import { reply, type Assistant } from '../../../src/model/conversation/reply.js';
+import { prefixLength } from '../../../src/model/language/sequence.js';
 import { loadTokenizer } from '../../../src/model/tokenizer/tokenizer.js';
 import { TensorFlow } from '../../../src/tensorflow/session.js';
 import { mulberry32, randomNormal } from '../../helpers/random.js';
 import { TINY_FEATURES, TINY_LLAMA, tinyLlama, tinyProjection } from '../../helpers/tinyModels.js';
 
 const { channels: C, queries: Q } = TINY_FEATURES;
-const OPTIONS = { standardise: true, layerNorm: true };
+const OPTIONS = { kind: 'linear' as const, standardise: true, layerNorm: true };
 /** Rows for the fixture's tokenizer, and positions for a system text in single letters. */
 const LLAMA = { ...TINY_LLAMA, vocabSize: 601, maxPositions: 160 };
 
@@ -41,7 +38,7 @@ beforeAll(async () => {
 afterAll(() => tensorflow.close());
 
 const image = randomNormal(Q * C, 1);
-const asked = ask(showImage(startConversation(TEMPLATES.vicuna)), 'What is in this picture?');
+const asked = ask(showImage(startConversation(TEMPLATES['vicuna-v0'])), 'What is in this picture?');
 
 describe('reply', () => {
   it('adds the answer to the conversation, and the same deviates give the same answer', async () => {
@@ -55,7 +52,7 @@ describe('reply', () => {
     const { conversation, text, generated } = await draw(1);
     expect(conversation.messages).toEqual([...asked.messages, { role: 'assistant', image: false, text }]);
     expect(generated.ids.length).toBeGreaterThan(0);
-    expect(await draw(1)).toEqual({ conversation, text, generated });
+    expect(await draw(1)).toMatchObject({ conversation, text, generated });
     expect((await draw(2)).generated).not.toEqual(generated);
   });
 
@@ -63,9 +60,11 @@ describe('reply', () => {
     const { model, projection, tokenizer } = assistant;
     const options = { maxNewTokens: 6, beams: 4, lengthPenalty: 0 };
     const input = { features: image, prefix: conversationPrefix(asked, tokenizer) };
-    const rule = { ...options, ...answerStops(TEMPLATES.vicuna, tokenizer) };
-    const text = await beamSearch(model, projection, input, [Q, C], rule);
-    expect((await reply(assistant, asked, [image], options)).generated).toEqual(text);
+    const rule = { ...options, ...answerStops(TEMPLATES['vicuna-v0'], tokenizer) };
+    const { score, ...text } = await beamSearch(model, projection, input, [Q, C], rule);
+    const { generated } = await reply(assistant, asked, [image], options);
+    // float32 sums of another order: the search reads the prompt's beginning apart
+    expect(generated).toEqual({ ...text, score: expect.closeTo(score, 5) as number });
     expect((await reply(assistant, asked, [image], { maxNewTokens: 6 })).generated).not.toHaveProperty(
       'score',
     );
@@ -84,29 +83,16 @@ describe('reply', () => {
     await expect(tooLong).rejects.toThrow('images and question must fit into 40 positions');
   });
 
+  it('answers a question about no image from its text alone', async () => {
+    const plain = ask(startConversation(TEMPLATES['vicuna-v0']), 'What is a picture?');
+    const { generated, context } = await reply(assistant, plain, [], { maxNewTokens: 4 });
+    expect(generated.ids).toHaveLength(4);
+    expect(context.length).toBe(prefixLength(conversationPrefix(plain, assistant.tokenizer), NaN));
+  });
+
   it('refuses more or fewer features than images', async () => {
     await expect(reply(assistant, asked, [image, image])).rejects.toThrow(
       'reply: there must be features of one size for 1 images, got 2',
     );
-  });
-});
-
-describe('the end of an answer', () => {
-  it('is the end token or ###, alone or after a word', () => {
-    expect(answerStops(TEMPLATES.vicuna, assistant.tokenizer)).toEqual({
-      endId: 2,
-      stopSequences: [[274], [263, 552]],
-    });
-    expect(answerStops(TEMPLATES.llama2, assistant.tokenizer)).toEqual({ endId: 2, stopSequences: [] });
-  });
-});
-
-describe('decodeGenerated', () => {
-  it('decodes the runs between special tokens on their own, as the slow tokenizer does', () => {
-    const { tokenizer } = assistant;
-    const [cat, dog] = [tokenizer.encode('a cat'), tokenizer.encode('a dog')];
-    expect(decodeGenerated(cat, tokenizer)).toBe('a cat');
-    expect(decodeGenerated([...cat, 2], tokenizer)).toBe(' a cat</s>');
-    expect(decodeGenerated([1, ...cat, 2, 2, ...dog], tokenizer)).toBe('<s> a cat</s></s>a dog');
   });
 });

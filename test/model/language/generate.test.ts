@@ -10,7 +10,7 @@ import { mulberry32, randomNormal } from '../../helpers/random.js';
 import { TINY_FEATURES, TINY_LLAMA, tinyLlama, tinyProjection } from '../../helpers/tinyModels.js';
 
 const { channels: C, queries: Q } = TINY_FEATURES;
-const OPTIONS = { standardise: true, layerNorm: true };
+const OPTIONS = { kind: 'linear' as const, standardise: true, layerNorm: true };
 let tensorflow: TensorFlow;
 let model: LanguageModel;
 const projection = tinyProjection(OPTIONS);

@@ -48,6 +48,23 @@ describe('layOut', () => {
     expect(layOut(examples, 2, []).length).toBe(layOut(examples, 2).length + stem.length);
   });
 
+  it('each image of a sample, and each sample, has soft tokens of its own', () => {
+    const batch = layOut(
+      [
+        { prefix: [text(1), image, text(2), image], target: [9] },
+        { prefix: [text(3, 4)], target: [9] }, // no image
+        { prefix: [image], target: [9] },
+      ],
+      2,
+      [],
+    );
+    expect(batch.images).toBe(3);
+    // The pool: soft tokens 0, 1 | 2, 3 of the first sample's images and 4, 5 of the third's; text 6… = 1 2 | 3 4
+    expect([...batch.layout]).toEqual([
+      6, 0, 1, 7, 2, 3, /* second */ 8, 9, 6, 6, 6, 6, /* third */ 4, 5, 6, 6, 6, 6,
+    ]);
+  });
+
   it('a bare image has no text but still a token to point to', () => {
     const batch = layOut([{ prefix: [image], target: [3] }], 2);
     expect([...batch.tokens]).toEqual([0]);
@@ -83,24 +100,25 @@ describe('layOut', () => {
   );
   const example = fc.record({ prefix: fc.array(segment, { minLength: 1, maxLength: 4 }), target: ids });
 
-  it('every sample reads its own prefix, image and target, and every target follows its row', () => {
+  it('every sample reads its own prefix, images and target, and every target follows its row', () => {
     fc.assert(
       fc.property(
         fc.array(example, { minLength: 1, maxLength: 5 }),
         fc.integer({ min: 1, max: 4 }),
         (examples, Q) => {
-          const { stem, tokens, layout, targetRows, targetIds, length: S } = layOut(examples, Q);
+          const { stem, images, tokens, layout, targetRows, targetIds, length: S } = layOut(examples, Q);
+          const softTokens = (number: number): string[] =>
+            Array.from({ length: Q }, (_, q) => `image ${number}.${q}`);
+          let number = 0; // images of all samples are counted through, in the order of their places
           const pool = [
-            ...examples.flatMap((_, b) => Array.from({ length: Q }, (__, q) => `image ${b}.${q}`)),
+            ...Array.from({ length: images }, (_, i) => softTokens(i)).flat(),
             ...Array.from(tokens, (id) => `token ${id}`),
           ];
           let row = 0;
           examples.forEach(({ prefix, target }, b) => {
             const read = Array.from(layout.subarray(b * S, (b + 1) * S), (at) => pool[at]);
             const before = prefix.flatMap((part) =>
-              part.kind === 'image'
-                ? Array.from({ length: Q }, (_, q) => `image ${b}.${q}`)
-                : part.ids.map((id) => `token ${id}`),
+              part.kind === 'image' ? softTokens(number++) : part.ids.map((id) => `token ${id}`),
             );
             expect(prefixLength(prefix, Q)).toBe(before.length);
             expect(before.slice(0, stem.length)).toEqual(stem.map((id) => `token ${id}`));
@@ -114,6 +132,7 @@ describe('layOut', () => {
               row++;
             }
           });
+          expect(number).toBe(images);
           expect(row).toBe(targetIds.length);
           const longest = examples.map(({ prefix, target }) => prefixLength(prefix, Q) + target.length - 1);
           expect(S).toBe(Math.max(...longest) - stem.length);
