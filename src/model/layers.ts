@@ -5,6 +5,7 @@ import {
   add,
   batchMatMul,
   cast,
+  castAfter,
   div,
   erf,
   flattenRows,
@@ -28,7 +29,7 @@ export type Precision = 'float32' | 'bfloat16';
  * `y = x · weightᵀ + bias` as torch.nn.Linear.
  *
  * @param x float32[..., in]
- * @param weight [out, in], float32 or bfloat16: the product runs in this dtype
+ * @param weight [out, in], float32 or bfloat16: the product runs in this dtype, or in float32 where the graph widens
  * @param bias float32[out]
  * @returns float32[..., out]
  */
@@ -39,9 +40,9 @@ export function linear(x: GraphTensor, weight: GraphTensor, bias?: GraphTensor):
       'linear',
       `x ${formatShape(x.shape)} must end in the columns of the weight ${formatShape(weight.shape)}`,
     );
-  const dtype = weight.dtype === 'bfloat16' ? 'bfloat16' : 'float32';
+  const dtype = weight.dtype === 'bfloat16' && !x.graph.widens ? 'bfloat16' : 'float32';
   const flat = cast(flattenRows(x), dtype);
-  const product = cast(matMul(flat, weight, { transposeB: true }), 'float32');
+  const product = cast(matMul(flat, castAfter(weight, dtype, flat), { transposeB: true }), 'float32');
   return reshape(bias ? add(product, bias) : product, [...x.shape.slice(0, -1), out]);
 }
 
@@ -52,7 +53,8 @@ export function batchProduct(
   precision: Precision,
   options: { transposeB?: boolean } = {},
 ): GraphTensor {
-  return cast(batchMatMul(cast(a, precision), cast(b, precision), options), 'float32');
+  const dtype = a.graph.widens ? 'float32' : precision;
+  return cast(batchMatMul(cast(a, dtype), cast(b, dtype), options), 'float32');
 }
 
 /**

@@ -132,13 +132,19 @@ function matMulGradient(
   flagA: string,
   flagB: string,
 ): (GraphTensor | undefined)[] {
-  const [a, b] = [input(node), input(node, 1)];
+  const [a, b] = [widenedAgain(input(node), dy), widenedAgain(input(node, 1), dy)];
   const [ta, tb] = [flag(node, flagA), flag(node, flagB)];
   const dA = (): GraphTensor =>
     ta ? product(b, dy, { transposeA: tb, transposeB: true }) : product(dy, b, { transposeB: !tb });
   const dB = (): GraphTensor =>
     tb ? product(dy, a, { transposeA: true, transposeB: ta }) : product(a, dy, { transposeA: !ta });
   return [wanted(0) ? dA() : undefined, wanted(1) ? dB() : undefined];
+}
+
+/** An operand that was widened for the product is widened anew, so that no layer's copy lives from forward to backward. */
+function widenedAgain(operand: GraphTensor, dy: GraphTensor): GraphTensor {
+  const { op, inputs, control } = operand.node;
+  return op === 'Cast' && control.length ? ops.castAfter(only(inputs), ops.valueType(operand), dy) : operand;
 }
 
 function concatGradient(

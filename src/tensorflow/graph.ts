@@ -84,6 +84,14 @@ export class Graph {
   /** Where the run-time value of a named size is read: axis of a placeholder. */
   readonly #sizes = new Map<string, GraphTensor>();
 
+  /** @param options.widen make bfloat16 operands of matrix products float32 first: for CPUs that only emulate their product */
+  constructor(private readonly options: { readonly widen?: boolean } = {}) {}
+
+  /** Whether bfloat16 is how weights are stored, not how they are multiplied. */
+  get widens(): boolean {
+    return this.options.widen ?? false;
+  }
+
   /** Adds a node and returns its outputs in order. Shapes are the caller's claim: ops.ts checks them. */
   add({ op, inputs = [], attributes = {}, outputs, name = op, control = [] }: NodeSpec): GraphTensor[] {
     const foreign = inputs.find((input) => input.graph !== this);

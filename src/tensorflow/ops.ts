@@ -107,6 +107,16 @@ export function cast(x: GraphTensor, dtype: DType): GraphTensor {
   return x.graph.addOne({ op: 'Cast', inputs: [x], attributes }, dtype, x.shape);
 }
 
+/**
+ * `cast` that waits until `after` is computed. A weight that is widened for one product must not be so from the start of the
+ * run: all layers' copies would lie in memory at once.
+ */
+export function castAfter(x: GraphTensor, dtype: DType, after: GraphTensor): GraphTensor {
+  if (x.dtype === dtype) return x;
+  const attributes = { SrcT: type(valueType(x)), DstT: type(dtype), Truncate: bool(false) };
+  return x.graph.addOne({ op: 'Cast', inputs: [x], attributes, control: [after.node.name] }, dtype, x.shape);
+}
+
 /** The same elements in another shape; element counts must agree name by name. */
 export function reshape(x: GraphTensor, shape: Shape): GraphTensor {
   if (sameShape(x.shape, shape)) return x;

@@ -50,7 +50,7 @@ function answer(request: Request): Replies[Request['kind']] {
 /** Uploads the tensors' bytes as they are, converts inside TensorFlow and stores the variables, in one run. */
 function assign(session: number, weights: readonly Assignment[]): null {
   return scoped((own) => {
-    const values = weights.map(({ tensor, dtype }) => converted(tensor, dtype, own));
+    const values = weights.map(({ tensor, dtype }) => own(converted(tensor, dtype)));
     const names = (output: string): string =>
       weights.map(({ variable }) => `${variable}/${output}:0`).join(',');
     for (const { id } of binding.runSavedModel(session, values, names('value'), names('assigned'))) own(id);
@@ -58,15 +58,17 @@ function assign(session: number, weights: readonly Assignment[]): null {
   });
 }
 
-function converted(tensor: HostTensor, dtype: DType, own: (id: number) => number): number {
-  const width = BYTES_PER_ELEMENT[tensor.dtype];
-  const bytes = own(binding.createTensor([...tensor.shape, width], TF_TYPE.uint8, tensor.data));
-  const types = [
-    ['T', 'uint8'],
-    ['type', tensor.dtype],
-  ] as const;
-  const typed = own(op('Bitcast', types, [bytes]).id);
-  return tensor.dtype === dtype ? typed : own(cast(typed, tensor.dtype, dtype));
+/** The tensor in TensorFlow, converted. Its bytes are freed at once: the next upload takes their place. */
+function converted({ dtype: from, shape, data }: HostTensor, dtype: DType): number {
+  return scoped((own) => {
+    const bytes = own(binding.createTensor([...shape, BYTES_PER_ELEMENT[from]], TF_TYPE.uint8, data));
+    const types = [
+      ['T', 'uint8'],
+      ['type', from],
+    ] as const;
+    const typed = op('Bitcast', types, [bytes]).id;
+    return from === dtype ? typed : cast(own(typed), from, dtype);
+  });
 }
 
 function cast(tensor: number, from: DType, to: DType): number {
