@@ -30,7 +30,11 @@ export const Tokens = section(
 /** The projection: the only part that is trained. */
 export const Projection = section(
   {
-    kind: choice(['linear'], { default: 'linear', description: 'the trained layer' }),
+    kind: choice(['linear', 'linear3', 'mlp2x_gelu'], {
+      default: 'linear',
+      description:
+        "what is trained: one linear layer (MiniGPT-4), three in a row (its paper's ablation), or two with GELU between (LLaVA 1.5)",
+    }),
     standardise: Type.Boolean({
       default: false,
       description: 'standardise each feature channel with mean and deviation of the training set',
@@ -95,6 +99,11 @@ export const Model = section(
       default: 'auto',
       description:
         'of the frozen weights; projection, gradient, AdamW and loss are always float32. auto: bfloat16 where the machine computes it natively, else float32',
+    }),
+    identity: choice(['strict', 'ignore'], {
+      default: 'strict',
+      description:
+        'strict: a projection is refused beside another encoder, Q-Former, LLM, tokenizer or prompt template than it was trained with; ignore: it is taken if its widths fit',
     }),
     threads: count({
       minimum: 0,

@@ -71,6 +71,11 @@ export const Train = section(
       default: 0,
       description: 'scale gradients down to this norm; 0 = off, as in the reference',
     }),
+    preflight: Type.Boolean({
+      default: true,
+      description:
+        'before the first step: check that the LLM predicts, that labels are aligned and that images are told apart',
+    }),
     logEvery: count({ default: 10, description: 'steps between logged lines' }),
     evalEvery: count({
       minimum: 0,

@@ -1,14 +1,10 @@
 /** The assembled system: tokenizer, frozen encoder, frozen LLM, opened from a configuration's `model` section. */
-import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
-import { readdir, stat } from 'node:fs/promises';
-import { join } from 'node:path';
-import { pipeline } from 'node:stream/promises';
 import type { ModelConfig } from '../config/schema.js';
 import { toFloat32 } from '../tensorflow/halfFloats.js';
 import { nativePrecision } from '../tensorflow/precision.js';
 import { TensorFlow } from '../tensorflow/session.js';
 import { Encoder } from './vision/encoder.js';
+import { hashWeights } from './weights/hashes.js';
 import { openHuggingFaceFolder } from './weights/huggingface.js';
 import { LanguageModel } from './language/languageModel.js';
 import type { Precision } from './layers.js';
@@ -27,6 +23,8 @@ export interface ModelFolders {
 /** SHA-256 of what a projection was trained against. */
 export interface PartHashes {
   readonly encoder: string;
+  /** Where it lies apart from the encoder. */
+  readonly qformer?: string;
   readonly llm: string;
   readonly tokenizer: string;
 }
@@ -56,26 +54,21 @@ export async function openMiniGpt4(
 ): Promise<MiniGpt4> {
   const tokenizer = await loadTokenizer(folders.llm);
   const vision = await openVision(config, folders);
-  const llmSource = await openHuggingFaceFolder(folders.llm);
   const tensorflow = await TensorFlow.open({ threads: config.threads });
   try {
-    const precision: Precision =
-      config.precision === 'auto' ? nativePrecision(tensorflow.facts.device) : config.precision;
-    const encoder = await Encoder.open(tensorflow, { ...vision.spec, precision }, vision.sources, (done) =>
+    const spec = { ...vision.spec, ...arithmeticOf(config, tensorflow) };
+    const encoder = await Encoder.open(tensorflow, spec, vision.sources, (done) =>
       onProgress?.('vision encoder', done),
     );
-    const { standardise, layerNorm } = config.projection;
-    const spec = {
-      llama: llamaConfig(llmSource.config),
-      featureSize: encoder.featureShape[1],
-      precision,
-      projection: { standardise, layerNorm },
-    };
-    const language = await LanguageModel.open(tensorflow, spec, llmSource, (done) =>
-      onProgress?.('language model', done),
+    const language = await openLanguageModel(
+      tensorflow,
+      config,
+      { folder: folders.llm, featureSize: encoder.featureShape[1] },
+      (done) => onProgress?.('language model', done),
     );
     const hashes = {
-      encoder: await hashWeights(folders.encoder, folders.qformer),
+      encoder: await hashWeights(folders.encoder),
+      ...(folders.qformer !== undefined && { qformer: await hashWeights(folders.qformer) }),
       llm: await hashWeights(folders.llm),
       tokenizer: tokenizer.sha256,
     };
@@ -92,25 +85,45 @@ export async function openMiniGpt4(
     await tensorflow.close();
     throw error;
   } finally {
-    await closeAll(vision, llmSource);
+    await vision.close();
   }
 }
 
-/** SHA-256 over weights: of a folder its `config.json` and weight files, else the file itself. */
-export async function hashWeights(...paths: readonly (string | undefined)[]): Promise<string> {
-  const hash = createHash('sha256');
-  for (const path of paths)
-    for (const file of path === undefined ? [] : await weightFiles(path))
-      await pipeline(createReadStream(file, { highWaterMark: 4 << 20 }), hash, { end: false });
-  return hash.digest('hex');
+/**
+ * Loads the frozen LLM alone, with the projection of a configuration before it.
+ *
+ * @param llm.featureSize C: channels of the features that will be given
+ * @throws UserError if a file is missing, damaged or of another architecture
+ */
+export async function openLanguageModel(
+  tensorflow: TensorFlow,
+  config: ModelConfig,
+  { folder, featureSize }: { readonly folder: string; readonly featureSize: number },
+  onProgress?: (done: number) => void,
+): Promise<LanguageModel> {
+  const { kind, standardise, layerNorm } = config.projection;
+  const source = await openHuggingFaceFolder(folder);
+  try {
+    const spec = {
+      llama: llamaConfig(source.config),
+      featureSize,
+      ...arithmeticOf(config, tensorflow),
+      projection: { kind, standardise, layerNorm },
+    };
+    return await LanguageModel.open(tensorflow, spec, source, onProgress);
+  } finally {
+    await source.close();
+  }
 }
 
-async function weightFiles(path: string): Promise<string[]> {
-  if (!(await stat(path)).isDirectory()) return [path];
-  const names = (await readdir(path)).filter(
-    (name) => name === 'config.json' || /\.(safetensors|bin)$/.test(name),
-  );
-  return names.sort().map((name) => join(path, name));
+/** The precision of a configuration on this machine, and whether its products are made in float32 all the same. */
+function arithmeticOf(
+  { precision: wanted }: ModelConfig,
+  { facts: { device } }: TensorFlow,
+): { precision: Precision; widen: boolean } {
+  const native = nativePrecision(device);
+  const precision = wanted === 'auto' ? native : wanted;
+  return { precision, widen: precision === 'bfloat16' && native === 'float32' };
 }
 
 async function embeddingRms(folder: string): Promise<number> {
@@ -126,8 +139,4 @@ function rootMeanSquare(values: Float32Array): number {
   let sum = 0;
   for (const value of values) sum += value * value;
   return Math.sqrt(sum / values.length);
-}
-
-async function closeAll(...sources: readonly { close(): Promise<void> }[]): Promise<void> {
-  for (const source of sources) await source.close();
 }

@@ -1,6 +1,8 @@
 /** Files that hold a projection: our own, MiniGPT-4's checkpoints and LLaVA's, read and written by one list of names. */
 import { extname } from 'node:path';
 import { UserError } from '../errors.js';
+import type { ProjectionKind } from '../model/projection.js';
+import { kindOfTensors, tensorNames } from '../model/projectionTensors.js';
 import { openPyTorch } from '../model/weights/pytorch.js';
 import { OrderedDict, PyTorchTensor } from '../model/weights/pytorchValues.js';
 import { writePyTorch, type PyTorchTree } from '../model/weights/pytorchWrite.js';
@@ -30,7 +32,7 @@ export interface ProjectionTensors {
 
 const OURS = /^(llama_proj|feature_norm)\./;
 /** LLaVA, llava_arch.py: `mm_projector` inside the model, saved alone as mm_projector.bin. */
-const LLAVA = /^(model\.)?mm_projector\.(weight|bias)$/;
+const LLAVA = /^(model\.)?mm_projector\.((?:\d\.)?(?:weight|bias))$/;
 const LLAVA_PREFIX = 'model.mm_projector.';
 
 /**
@@ -58,7 +60,8 @@ export async function readProjection(file: string): Promise<ProjectionTensors> {
  * Writes a projection, whole or not at all.
  *
  * `minigpt4`: `{'model': {'llama_proj.weight', 'llama_proj.bias'}}`, which the original code's loader applies;
- * `llava`: `model.mm_projector.*` at the top level, as LLaVA's `--pretrain_mm_mlp_adapter` reads it.
+ * `llava`: `model.mm_projector.*` at the top level, as LLaVA's `--pretrain_mm_mlp_adapter` reads it: a linear layer, or
+ * `0.*` and `2.*` of its two-layer MLP.
  *
  * @param metadata free text; only safetensors has room for it
  * @throws UserError if the projection needs more than the format's code does: normalised features
@@ -70,27 +73,39 @@ export async function writeProjection(
   metadata: Readonly<Record<string, string>>,
 ): Promise<void> {
   if (format === 'safetensors') return writeTensors(out, tensors, metadata);
-  requirePlain(format, tensors, metadata);
+  const kind = requirePlain(format, tensors, metadata);
   const named = new OrderedDict<PyTorchTree>(
-    ['weight', 'bias'].flatMap((part) => {
-      const tensor = tensors[`llama_proj.${part}`];
-      const name = `${format === 'llava' ? LLAVA_PREFIX : 'llama_proj.'}${part}`;
-      return tensor ? [[name, new PyTorchTensor(tensor.dtype, tensor.shape, () => tensor.data)]] : [];
+    tensorNames(kind).flatMap((name) => {
+      const tensor = tensors[name];
+      const named = format === 'llava' ? name.replace('llama_proj.', LLAVA_PREFIX) : name;
+      return tensor ? [[named, new PyTorchTensor(tensor.dtype, tensor.shape, () => tensor.data)]] : [];
     }),
   );
   await writePyTorch(out, format === 'llava' ? named : { model: named });
 }
 
-/** Their loaders know a matrix and a bias, and nothing to do before them. */
+/** What the programs' own code can hold. */
+const FORMAT_KINDS = { minigpt4: ['linear'], llava: ['linear', 'mlp2x_gelu'] } as const satisfies Record<
+  string,
+  readonly ProjectionKind[]
+>;
+
+/** Their loaders know matrices and biases, and nothing to do before them. */
 function requirePlain(
-  format: ProjectionFormat,
+  format: keyof typeof FORMAT_KINDS,
   tensors: NamedTensors,
   metadata: Readonly<Record<string, string>>,
-): void {
+): ProjectionKind {
+  const kinds: readonly ProjectionKind[] = FORMAT_KINDS[format];
+  const kind = kindOfTensors(Object.keys(tensors));
+  if (kind === undefined || !kinds.includes(kind))
+    throw new UserError(
+      `export: format ${format} holds a projection of kind ${kinds.join(' or ')}, got ${kind ?? 'another'} (export to safetensors)`,
+    );
   const extra = Object.keys(tensors).find((name) => !name.startsWith('llama_proj.'));
-  if (extra === undefined && metadata['features.layer_norm'] !== 'true') return;
+  if (extra === undefined && metadata['features.layer_norm'] !== 'true') return kind;
   throw new UserError(
-    `export: format ${format} holds a linear layer only, got a projection after ${extra ? 'standardised features' : 'a LayerNorm'} (train with model.projection.standardise and layerNorm false, or export to safetensors)`,
+    `export: format ${format} holds the layers only, got a projection after ${extra ? 'standardised features' : 'a LayerNorm'} (train with model.projection.standardise and layerNorm false, or export to safetensors)`,
   );
 }
 

@@ -40,6 +40,7 @@ describe('a configuration file', () => {
       tokens: { kind: 'grid', grid: 2, cls: true, concat: 1 },
       llm: 'smollm2-135m-instruct',
       precision: 'auto',
+      identity: 'strict',
       threads: 0,
       projection: { kind: 'linear', standardise: false, layerNorm: false, init: 'torch', initialScale: 1 },
     });
@@ -47,6 +48,7 @@ describe('a configuration file', () => {
       train: [{ shards: 'shards/a', weight: 1, prompt: 'none' }],
       draw: 'sample',
       captions: 'clean',
+      transform: 'resize',
       maxBadFraction: 0.01,
       prefetch: 4,
       workers: 2,

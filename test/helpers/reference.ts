@@ -3,7 +3,7 @@
  * fused products. Written from transformers' modeling_llama.py and modeling_dinov2.py.
  */
 import type { LlamaConfig } from '../../src/model/language/llama.js';
-import type { Projection } from '../../src/model/projection.js';
+import { projectionLayers, type Projection } from '../../src/model/projection.js';
 import type { Example } from '../../src/model/language/sequence.js';
 import type { VitConfig } from '../../src/model/vision/vit.js';
 import type { Weights } from './tinyModels.js';
@@ -37,13 +37,16 @@ export function referenceTargets(
 
 /** Soft tokens of one image. */
 export function projectRows(projection: Projection, features: Float32Array): Row[] {
-  const { inputSize: C, weight, bias, statistics, options } = projection;
+  const { inputSize: C, outputSize: D, parameters, statistics, options } = projection;
   const rows = Array.from({ length: features.length / C }, (_, q) => rowOf(features, q, C));
   return rows.map((row) => {
     const { mean, std } = statistics ?? { mean: [], std: [] };
     const centred = options.standardise ? row.map((value, c) => (value - at(mean, c)) / at(std, c)) : row;
     const normal = options.layerNorm ? layerNorm(centred, 1e-5) : centred;
-    return linear(normal, weight, bias);
+    return projectionLayers(options.kind, [C, D]).reduce((x, { name, geluBefore }) => {
+      const before = geluBefore ? x.map(gelu) : x;
+      return linear(before, parameters[`${name}weight`] ?? [], parameters[`${name}bias`]);
+    }, normal);
   });
 }
 

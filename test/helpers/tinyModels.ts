@@ -1,6 +1,7 @@
 /** Random models small enough for a reference in plain float64 TypeScript, with every feature of the large ones. */
 import type { LlamaConfig } from '../../src/model/language/llama.js';
-import { initialProjection, type Projection, type ProjectionOptions } from '../../src/model/projection.js';
+import type { Projection, ProjectionOptions } from '../../src/model/projection.js';
+import { initialProjection } from '../../src/model/projectionStart.js';
 import type { VitConfig } from '../../src/model/vision/vit.js';
 import { weightSource, type WeightSource } from '../../src/model/weights/weights.js';
 import { elementCount, type HostTensor } from '../../src/tensorflow/dtypes.js';

@@ -7,7 +7,8 @@ import { join } from 'node:path';
 import { openHuggingFaceFolder } from '../../src/model/weights/huggingface.js';
 import { LanguageModel, type MicroBatch } from '../../src/model/language/languageModel.js';
 import { llamaConfig, type LlamaConfig } from '../../src/model/language/llama.js';
-import { projectionFromTensors, type Projection } from '../../src/model/projection.js';
+import type { Projection } from '../../src/model/projection.js';
+import { projectionFromTensors } from '../../src/model/projectionTensors.js';
 import { Prompter } from '../../src/model/conversation/prompt.js';
 import { openPyTorch } from '../../src/model/weights/pytorch.js';
 import { openSafetensors } from '../../src/model/weights/safetensors.js';
@@ -21,7 +22,7 @@ import type { Schedule } from '../../src/train/schedule.js';
 import type { CaseFile, Expected, RecordedBatch, Stage } from './minigpt4Recorded.js';
 
 const FOLDER = join(import.meta.dirname, '../fixtures/minigpt4-tiny');
-const OPTIONS = { standardise: false, layerNorm: false };
+const OPTIONS = { kind: 'linear' as const, standardise: false, layerNorm: false };
 
 /** Sizes, settings and file names. */
 export const tiny = await readJson<CaseFile>('case.json');
@@ -43,6 +44,11 @@ export function fixture(path: string): string {
 /** A recorded float tensor. */
 export async function floats(name: string): Promise<Float32Array> {
   return toFloat32(await recorded.read(name)).slice();
+}
+
+/** A recorded tensor of bytes. */
+export async function bytes(name: string): Promise<Uint8Array> {
+  return (await recorded.read(name)).data.slice();
 }
 
 /** A recorded tensor of int64. */

@@ -2,6 +2,8 @@
  * Both stages of the tiny MiniGPT-4 trained as the reference trained them, from its Q-Former's recorded features: the loss
  * and learning rate of every step and the projection at the recorded steps. Limits of the projection: the fixture's README.
  */
+import { copyOf, linearArrays } from '../helpers/projections.js';
+import { checkpointNames } from '../../src/model/projectionTensors.js';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { LanguageModel } from '../../src/model/language/languageModel.js';
 import type { Projection } from '../../src/model/projection.js';
@@ -53,10 +55,11 @@ async function trainStage(
   const { batch: B, weight_decay: weightDecay } = tiny[stage];
   const projection = copyOf(start);
   const optimizer = new AdamW(
-    [
-      { name: 'llama_proj.weight', data: projection.weight, decay: true },
-      { name: 'llama_proj.bias', data: projection.bias, decay: false },
-    ],
+    Object.entries(checkpointNames(projection.parameters)).map(([name, data]) => ({
+      name,
+      data,
+      decay: name === 'llama_proj.weight',
+    })),
     { weightDecay },
   );
   const losses: number[] = [];
@@ -66,17 +69,13 @@ async function trainStage(
     const samples = Array.from({ length: B }, (_, i) => (step * B + i) % pairsOf(stage).length);
     const prompt = prompts?.[step % prompts.length] ?? null;
     const { batch } = await batchOf(stage, prompters[stage], samples, prompt);
-    const { loss, weight, bias } = meanGradients([await model.lossAndGradients(projection, batch)]);
+    const { loss, mean } = meanGradients([await model.lossAndGradients(projection, batch)]);
     losses.push(loss);
     rates.push(learningRate(step, scheduleOfStage(stage)));
-    optimizer.step({ 'llama_proj.weight': weight, 'llama_proj.bias': bias }, rates.at(-1) ?? NaN);
+    optimizer.step(checkpointNames(mean), rates.at(-1) ?? NaN);
     if (step + 1 === early) at = copyOf(projection);
   }
   return { losses, rates, early: at, final: projection };
-}
-
-function copyOf(projection: Projection): Projection {
-  return { ...projection, weight: projection.weight.slice(), bias: projection.bias.slice() };
 }
 
 /** Largest of each loss's difference relative to the recorded one. */
@@ -89,11 +88,12 @@ function lossSpread(losses: readonly number[], stage: Stage): number {
 async function expectProjection(got: Projection, name: string): Promise<void> {
   for (const part of ['weight', 'bias'] as const) {
     const want = await floats(`train.${name}.llama_proj.${part}`);
+    const values = linearArrays(got.parameters)[part];
     const rms = Math.sqrt(
-      got[part].reduce((sum, value, i) => sum + (value - (want[i] ?? NaN)) ** 2, 0) / want.length,
+      values.reduce((sum, value, i) => sum + (value - (want[i] ?? NaN)) ** 2, 0) / want.length,
     );
     // AdamW turns a gradient near zero into a whole step: single elements may move
-    expect(largestDifference(got[part], want)).toBeLessThan(1e-3);
+    expect(largestDifference(values, want)).toBeLessThan(1e-3);
     expect(rms).toBeLessThan(2e-5);
   }
 }

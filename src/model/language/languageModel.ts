@@ -1,22 +1,13 @@
 /**
- * Projection → frozen LLM as one graph with its session: losses, gradients of the projection, prefill and decoding.
- * The frozen weights have no gradient anywhere: the reverse graph follows the path from the projection only.
+ * Projection → frozen LLM, loaded: losses, gradients of the projection, prefill and decoding, with the caches of common
+ * beginnings kept.
  */
-import { concat, argMax, crossEntropy, flattenRows, gather, reshape, sum } from '../../tensorflow/ops.js';
-import type { Dim } from '../../tensorflow/dims.js';
-import { gradients } from '../../tensorflow/gradients.js';
-import { Graph, only, type GraphTensor } from '../../tensorflow/graph.js';
+import { only } from '../../tensorflow/graph.js';
 import type { KeptTensor, Session, TensorFlow, Values } from '../../tensorflow/session.js';
 import { assignWeights } from '../weights/frozenWeights.js';
-import type { Precision } from '../layers.js';
-import { Llama, type LayerCache, type LlamaConfig } from './llama.js';
-import {
-  project,
-  projectionFeeds,
-  projectionInputs,
-  type Projection,
-  type ProjectionOptions,
-} from '../projection.js';
+import { requireMemory } from '../weights/memory.js';
+import { gradientOutput, languageModelGraph, type LanguageModelSpec } from './languageGraph.js';
+import { projectionFeeds, type Projection, type ProjectionArrays } from '../projection.js';
 import type { SequenceBatch } from './sequence.js';
 import type { WeightSource } from '../weights/weights.js';
 
@@ -25,7 +16,7 @@ const STEMS_KEPT = 16;
 
 /** One unit of computation: its samples' features and their layout. */
 export interface MicroBatch {
-  /** float32[I, Q, C], one for each sample; none where the layout points to no image */
+  /** float32[I, Q, C]: the images in the order of their places, sample after sample */
   readonly features: Values;
   readonly sequence: SequenceBatch;
 }
@@ -36,10 +27,8 @@ export interface UnitGradients {
   readonly lossSum: number;
   /** N */
   readonly targetTokens: number;
-  /** float32[D, C]: gradient of `lossSum` */
-  readonly dWeight: Float32Array;
-  /** float32[D] */
-  readonly dBias: Float32Array;
+  /** Gradient of `lossSum` by the projection's parameters, float32 of their shapes. */
+  readonly gradients: ProjectionArrays;
 }
 
 /** Keys and values of a prefix that stay in TensorFlow; `release` them. */
@@ -49,114 +38,14 @@ export interface PrefixCache {
   readonly length: number;
 }
 
-/** The sizes that fix a language model graph. */
-export interface LanguageModelSpec {
-  readonly llama: LlamaConfig;
-  /** C: channels of the features. */
-  readonly featureSize: number;
-  readonly precision: Precision;
-  readonly projection: ProjectionOptions;
-}
+/** What is asked after reading: all logits, or the likeliest token of each row. */
+export type Wanted = 'logits' | 'next';
 
-/** Builds the graph; exported for tests that look at it. */
-export function languageModelGraph({
-  llama: config,
-  featureSize: C,
-  precision,
-  projection,
-}: LanguageModelSpec): { graph: Graph; llama: Llama } {
-  const graph = new Graph();
-  const llama = new Llama(graph, config, precision);
-  addStemEntry(graph, llama);
-  addSequenceEntry(graph, llama, C, projection);
-  addDecodeEntry(graph, llama);
-  return { graph, llama };
-}
-
-/** Text that no projection precedes → caches. None at all gives empty caches. */
-function addStemEntry(graph: Graph, llama: Llama): void {
-  const ids = graph.placeholder('stem/ids', 'int32', [1, 'stem_P']);
-  graph.entryPoint('stem', { inputs: { ids }, outputs: namedCaches(llama.forward(llama.embed(ids)).caches) });
-}
-
-/** Past, features, projection and layout → losses, gradients, logits and longer caches. */
-function addSequenceEntry(graph: Graph, llama: Llama, C: number, options: ProjectionOptions): void {
-  const { hiddenSize: D } = llama.config;
-  const past = cachePlaceholders(llama, 'past', 1, 'P');
-  const features = graph.placeholder('features', 'float32', ['I', 'Q', C]);
-  const parameters = projectionInputs(graph, [C, D]);
-  const tokens = graph.placeholder('tokens', 'int32', ['K']);
-  const layout = graph.placeholder('layout', 'int32', ['B', 'S']);
-  const positions = graph.placeholder('positions', 'int32', ['M']);
-  const places = graph.placeholder('places', 'int32', ['B', 'S']);
-  const targetRows = graph.placeholder('targetRows', 'int32', ['N']);
-  const targetIds = graph.placeholder('targetIds', 'int32', ['N']);
-  const softPrompt = project(features, parameters, options); // [I, Q, D]
-  const pool = concat([flattenRows(softPrompt), llama.embed(tokens)], 0); // [I·Q + K, D]
-  const flat = (grid: GraphTensor): GraphTensor => reshape(grid, ['B*S']);
-  const embeddings = gather(pool, gather(flat(layout), positions)); // [M, D]
-  const { hidden, caches } = llama.forwardPacked(embeddings, { positions, places }, past);
-  const logits = llama.logits(gather(hidden, gather(flat(places), targetRows))); // [N, V]
-  const losses = crossEntropy(logits, targetIds); // [N]
-  const lossSum = sum(losses, [0]);
-  const [dWeight, dBias] = gradients(lossSum, [parameters.weight, parameters.bias]) as [
-    GraphTensor,
-    GraphTensor,
-  ]; // as wanted
-  graph.entryPoint('sequence', {
-    inputs: {
-      ...namedCaches(past),
-      features,
-      ...parameters,
-      tokens,
-      layout,
-      positions,
-      places,
-      targetRows,
-      targetIds,
-    },
-    outputs: {
-      softPrompt,
-      logits,
-      next: argMax(logits),
-      losses,
-      lossSum,
-      dWeight,
-      dBias,
-      ...namedCaches(caches),
-    },
-  });
-}
-
-/** One token after each chosen row of a cache → logits and longer caches. */
-function addDecodeEntry(graph: Graph, llama: Llama): void {
-  const ids = graph.placeholder('decode/ids', 'int32', ['decode_B', 1]);
-  const rows = graph.placeholder('decode/rows', 'int32', ['decode_B']);
-  const held = cachePlaceholders(llama, 'decode', 'decode_R', 'decode_P');
-  const past = held.map(({ key, value }) => ({ key: gather(key, rows), value: gather(value, rows) }));
-  const { hidden, caches } = llama.forward(llama.embed(ids), past);
-  const logits = llama.logits(flattenRows(hidden));
-  graph.entryPoint('decode', {
-    inputs: { ids, rows, ...namedCaches(held) },
-    outputs: { logits, next: argMax(logits), ...namedCaches(caches) },
-  });
-}
-
-function cachePlaceholders({ graph, config, precision }: Llama, name: string, B: Dim, P: Dim): LayerCache[] {
-  const shape = [B, config.kvHeads, P, config.headWidth];
-  return Array.from({ length: config.layers }, (_, i) => ({
-    key: graph.placeholder(`${name}/key${i}`, precision, shape),
-    value: graph.placeholder(`${name}/value${i}`, precision, shape),
-  }));
-}
-
-function namedCaches(caches: readonly LayerCache[]): Record<string, GraphTensor> {
-  return Object.fromEntries(
-    caches.flatMap(({ key, value }, i) => [
-      [`key${i}`, key],
-      [`value${i}`, value],
-    ]),
-  );
+/** What the LLM says after the last position of each row, and the rows' keys and values. */
+export interface Reading {
+  /** `logits` float32[rows, V] or `next` int32[rows] */
+  readonly output: Values;
+  readonly cache: PrefixCache;
 }
 
 /** The frozen LLM with the projection in front of it, loaded and ready to run. */
@@ -181,6 +70,7 @@ export class LanguageModel {
   ): Promise<LanguageModel> {
     const { graph, llama } = languageModelGraph(spec);
     const session = await tensorflow.load(graph);
+    requireMemory(session, 'language model');
     await assignWeights(session, source, llama.weights(), onProgress);
     return new LanguageModel(session, spec);
   }
@@ -188,16 +78,16 @@ export class LanguageModel {
   /** Loss sum of a micro-batch and its gradient with respect to the projection. */
   async lossAndGradients(projection: Projection, batch: MicroBatch): Promise<UnitGradients> {
     const inputs = feeds(projection, batch, await this.#stem(batch));
-    const { lossSum, dWeight, dBias } = await this.session.run('sequence', inputs, [
+    const names = Object.keys(projection.parameters);
+    const { lossSum, ...outputs } = await this.session.run('sequence', inputs, [
       'lossSum',
-      'dWeight',
-      'dBias',
+      ...names.map(gradientOutput),
     ]);
+    const gradients = names.map((name) => [name, outputs[gradientOutput(name)]?.data]);
     return {
-      lossSum: only([...lossSum.data]),
+      lossSum: only([...(lossSum?.data ?? [])]),
       targetTokens: batch.sequence.targetIds.length,
-      dWeight: dWeight.data as Float32Array, // the graph's output is float32
-      dBias: dBias.data as Float32Array, // likewise
+      gradients: Object.fromEntries(gradients) as ProjectionArrays, // the graph's outputs are float32
     };
   }
 
@@ -225,21 +115,36 @@ export class LanguageModel {
    * Runs prefixes of one common length and keeps their keys and values.
    *
    * @param want `logits` float32[N, V] of the batch's target rows, or `next` int32[N], the likeliest token of each
+   * @param past as for `losses`; it stays the caller's
    * @returns what was wanted; the caller releases the cache
    */
   async prefill(
     projection: Projection,
     batch: MicroBatch,
-    want: 'logits' | 'next',
-  ): Promise<{ output: Values; cache: PrefixCache }> {
-    const stem = await this.#stem(batch);
+    want: Wanted,
+    past?: PrefixCache,
+  ): Promise<Reading> {
+    const before = past ?? (await this.#stem(batch));
     const { values, kept } = await this.session.runKeeping(
       'sequence',
-      feeds(projection, batch, stem),
+      feeds(projection, batch, before),
       [want],
       this.#cacheNames,
     );
-    return { output: values[want], cache: { tensors: kept, length: stem.length + batch.sequence.length } };
+    return { output: values[want], cache: { tensors: kept, length: before.length + batch.sequence.length } };
+  }
+
+  /**
+   * Copies the first positions of a cache's first row.
+   *
+   * @param length positions to copy, at most the cache's
+   * @returns a cache of one row; the caller releases both
+   */
+  async crop(cache: PrefixCache, length: number): Promise<PrefixCache> {
+    const positions = Int32Array.from({ length }, (_, i) => i);
+    const inputs = { positions: { shape: [length], data: positions }, ...cache.tensors };
+    const { kept } = await this.session.runKeeping('crop', inputs, [], this.#cacheNames);
+    return { tensors: kept, length };
   }
 
   /**
@@ -248,12 +153,7 @@ export class LanguageModel {
    * @param rows int32[B]: the row of the cache that each token follows; rows may be left out, repeated and reordered
    * @param ids int32[B]
    */
-  async decode(
-    cache: PrefixCache,
-    rows: Int32Array,
-    ids: Int32Array,
-    want: 'logits' | 'next',
-  ): Promise<{ output: Values; cache: PrefixCache }> {
+  async decode(cache: PrefixCache, rows: Int32Array, ids: Int32Array, want: Wanted): Promise<Reading> {
     const inputs = {
       ids: { shape: [ids.length, 1], data: ids },
       rows: { shape: [rows.length], data: rows },
@@ -300,6 +200,10 @@ function feeds(
   { features, sequence }: MicroBatch,
   past: PrefixCache,
 ): Record<string, Values | KeptTensor> {
+  if (features.shape[0] !== sequence.images)
+    throw new Error(
+      `languageModel: there must be features of each image, got ${features.shape[0]} for ${sequence.images} places`,
+    );
   const B = sequence.layout.length / sequence.length;
   const vector = (data: Int32Array): Values => ({ shape: [data.length], data });
   return {

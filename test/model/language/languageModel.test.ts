@@ -2,6 +2,7 @@
  * The decoder graph on a tiny random model against a float64 reference (helpers/reference.ts): losses, gradients,
  * mixtures of lengths, caches, micro-batches, precisions.
  */
+import { copyOf, linearArrays } from '../../helpers/projections.js';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import {
   LanguageModel,
@@ -20,7 +21,7 @@ import { TINY_FEATURES, TINY_LLAMA, tinyLlama, tinyProjection } from '../../help
 
 const { channels: C, queries: Q } = TINY_FEATURES;
 const { hiddenSize: D, vocabSize: V } = TINY_LLAMA;
-const OPTIONS = { standardise: true, layerNorm: true };
+const OPTIONS = { kind: 'linear' as const, standardise: true, layerNorm: true };
 /** Float32 sums of at most 48 terms through two layers against float64, relative to the largest value. */
 const LIMIT = 5e-6;
 
@@ -57,7 +58,7 @@ function imageOf({ data }: Values, b: number): Float32Array {
   return Float32Array.from(data.subarray(b * Q * C, (b + 1) * Q * C));
 }
 
-const features = featuresOf(EXAMPLES.length);
+const features = featuresOf(3); // the last example has no image
 const batch: MicroBatch = { features, sequence: layOut(EXAMPLES, Q) };
 
 /** Loss sum of the examples in float64. */
@@ -71,7 +72,8 @@ function referenceLoss(from: Projection): number {
 function alone(b: number): MicroBatch {
   const example = EXAMPLES[b];
   if (!example) throw new Error(`test: there must be an example ${b}`);
-  return { features: { shape: [1, Q, C], data: imageOf(features, b) }, sequence: layOut([example], Q) };
+  const data = imageOf(features, b);
+  return { features: { shape: [data.length / (Q * C), Q, C], data }, sequence: layOut([example], Q) };
 }
 
 describe('forward', () => {
@@ -103,7 +105,7 @@ describe('forward', () => {
   ])(
     'soft prompts with standardise %s and layerNorm %s are the reference’s',
     async (standardise, layerNorm) => {
-      const options = { standardise, layerNorm };
+      const options = { kind: 'linear' as const, standardise, layerNorm };
       const spec = { llama: TINY_LLAMA, featureSize: C, projection: options, precision: 'float32' } as const;
       const other = await LanguageModel.open(tensorflow, spec, tiny.source);
       const { softPrompt } = await other.inspect(tinyProjection(options), batch);
@@ -151,7 +153,9 @@ describe('forward', () => {
 
 describe('gradient of the projection', () => {
   it('is what central differences of the float64 reference say', async () => {
-    const { lossSum, targetTokens, dWeight, dBias } = await model.lossAndGradients(projection, batch);
+    const { lossSum, targetTokens, gradients } = await model.lossAndGradients(projection, batch);
+    const { weight: dWeight, bias: dBias } = linearArrays(gradients);
+    const { weight: weights, bias: biases } = linearArrays(projection.parameters);
     expect(targetTokens).toBe(12);
     expect(Math.abs(lossSum / referenceLoss(projection) - 1)).toBeLessThan(LIMIT);
     const step = 2 ** -10; // differences exact to h² / 6 · f''' ≈ 2e-7; weights are float32, the steps exact in it
@@ -163,10 +167,10 @@ describe('gradient of the projection', () => {
     };
     const chosen = Array.from({ length: 24 }, (_, k) => (k * 131 + 7) % (D * C));
     const weightSlopes = chosen.map((i) =>
-      slope(projection.weight, i, (weight) => ({ ...projection, weight })),
+      slope(weights, i, (weight) => ({ ...projection, parameters: { weight, bias: biases } })),
     );
-    const biasSlopes = Array.from(projection.bias, (_, i) =>
-      slope(projection.bias, i, (bias) => ({ ...projection, bias })),
+    const biasSlopes = Array.from(biases, (_, i) =>
+      slope(biases, i, (bias) => ({ ...projection, parameters: { weight: weights, bias } })),
     );
     const limit = 2e-5; // of the largest: float32 forward and backward, and the differences' own 2e-7
     expect(
@@ -177,6 +181,37 @@ describe('gradient of the projection', () => {
     ).toBeLessThan(limit * largest(dWeight));
     expect(relativeDifference(dBias, biasSlopes)).toBeLessThan(limit);
   });
+
+  it.each(['linear3', 'mlp2x_gelu'] as const)(
+    'of kind %s is that of central differences too',
+    async (kind) => {
+      const options = { ...OPTIONS, kind };
+      const spec = { llama: TINY_LLAMA, featureSize: C, projection: options, precision: 'float32' } as const;
+      const other = await LanguageModel.open(tensorflow, spec, tiny.source);
+      const deep = tinyProjection(options);
+      const { lossSum, gradients } = await other.lossAndGradients(deep, batch);
+      expect(Math.abs(lossSum / referenceLoss(deep) - 1)).toBeLessThan(LIMIT);
+      expect(Object.keys(gradients)).toEqual(Object.keys(deep.parameters));
+      const step = 2 ** -10;
+      for (const [name, values] of Object.entries(deep.parameters)) {
+        const chosen = Array.from({ length: 6 }, (_, k) => (k * 131 + 7) % values.length);
+        const slopes = chosen.map((i) => {
+          const at = (by: number): number => {
+            const moved = values.map((value, j) => (j === i ? value + by : value));
+            return referenceLoss({ ...deep, parameters: { ...deep.parameters, [name]: moved } });
+          };
+          return (at(step) - at(-step)) / (2 * step);
+        });
+        const got = gradients[name] ?? new Float32Array();
+        const difference = largestDifference(
+          chosen.map((i) => got[i] ?? NaN),
+          slopes,
+        );
+        expect(difference, name).toBeLessThan(2e-5 * largest(got)); // as for one layer, above
+      }
+      await other.close();
+    },
+  );
 
   it('of 4 micro-batches of 4 is that of one of 16, whatever their lengths', async () => {
     const random = mulberry32(3);
@@ -198,31 +233,36 @@ describe('gradient of the projection', () => {
     const mean = meanGradients(quarters);
     expect(mean.targetTokens).toBe(whole.targetTokens);
     expect(Math.abs(mean.loss / whole.loss - 1)).toBeLessThan(1e-6);
-    expect(relativeDifference(mean.weight, whole.weight)).toBeLessThan(1e-6);
-    expect(relativeDifference(mean.bias, whole.bias)).toBeLessThan(1e-6);
+    const [got, want] = [linearArrays(mean.mean), linearArrays(whole.mean)];
+    expect(relativeDifference(got.weight, want.weight)).toBeLessThan(1e-6);
+    expect(relativeDifference(got.bias, want.bias)).toBeLessThan(1e-6);
   });
 
   it('in bfloat16 points where the float32 one points', async () => {
-    const [exact, rounded] = [
+    const units = [
       await model.lossAndGradients(projection, batch),
       await half.lossAndGradients(projection, batch),
     ];
-    expect(cosine(rounded.dWeight, exact.dWeight)).toBeGreaterThanOrEqual(0.999);
-    expect(cosine(rounded.dBias, exact.dBias)).toBeGreaterThanOrEqual(0.999);
+    const [exact, rounded] = units.map(({ lossSum, gradients }) => ({ lossSum, ...linearArrays(gradients) }));
+    if (!exact || !rounded) throw new Error('two units were computed');
+    expect(cosine(rounded.weight, exact.weight)).toBeGreaterThanOrEqual(0.999);
+    expect(cosine(rounded.bias, exact.bias)).toBeGreaterThanOrEqual(0.999);
     expect(Math.abs(rounded.lossSum / exact.lossSum - 1)).toBeLessThan(0.01);
-    expect(rounded.dWeight).not.toEqual(exact.dWeight); // it did compute in bfloat16
+    expect(rounded.weight).not.toEqual(exact.weight); // it did compute in bfloat16
   });
 
   it('with the common beginning read from a cache is that of computing it', async () => {
     const begun = EXAMPLES.map(({ prefix, target }) => ({ prefix: [text(40, 41, 42), ...prefix], target }));
     const cached = { features, sequence: layOut(begun, Q) };
     expect(cached.sequence.stem).toEqual([40, 41, 42]);
-    const [whole, after] = [
+    const units = [
       await model.lossAndGradients(projection, { features, sequence: layOut(begun, Q, []) }),
       await model.lossAndGradients(projection, cached),
     ];
-    expect(relativeDifference(after.dWeight, whole.dWeight)).toBeLessThan(LIMIT);
-    expect(relativeDifference(after.dBias, whole.dBias)).toBeLessThan(LIMIT);
+    const [whole, after] = units.map(({ lossSum, gradients }) => ({ lossSum, ...linearArrays(gradients) }));
+    if (!whole || !after) throw new Error('two units were computed');
+    expect(relativeDifference(after.weight, whole.weight)).toBeLessThan(LIMIT);
+    expect(relativeDifference(after.bias, whole.bias)).toBeLessThan(LIMIT);
     expect(Math.abs(after.lossSum / whole.lossSum - 1)).toBeLessThan(LIMIT);
   });
 
@@ -341,12 +381,14 @@ describe('frozen weights', () => {
     async (precision) => {
       const one = precision === 'float32' ? model : half;
       const [before, tensors] = [await one.session.fingerprint(), await tensorflow.tensorCount()];
-      const moving = { ...projection, weight: projection.weight.slice(), bias: projection.bias.slice() };
+      const moving = copyOf(projection);
+      const { weight: weights, bias: biases } = linearArrays(moving.parameters);
       const losses: number[] = [];
       for (let step = 0; step < 20; step++) {
-        const { loss, weight, bias } = meanGradients([await one.lossAndGradients(moving, batch)]);
-        weight.forEach((d, i) => (moving.weight[i] = (moving.weight[i] ?? 0) - 0.02 * d));
-        bias.forEach((d, i) => (moving.bias[i] = (moving.bias[i] ?? 0) - 0.02 * d));
+        const { loss, mean } = meanGradients([await one.lossAndGradients(moving, batch)]);
+        const { weight, bias } = linearArrays(mean);
+        weight.forEach((d, i) => (weights[i] = (weights[i] ?? 0) - 0.02 * d));
+        bias.forEach((d, i) => (biases[i] = (biases[i] ?? 0) - 0.02 * d));
         losses.push(loss);
       }
       expect(losses.at(-1)).toBeLessThan(0.9 * (losses[0] ?? 0)); // it did train
