@@ -33,7 +33,8 @@ export interface Checkpoint extends CheckpointContents {
 export const PROJECTION_FILE = 'projection.safetensors';
 const OPTIMIZER_FILE = 'optimizer.safetensors';
 const METADATA = { format: 'pt' }; // what other readers of safetensors look for
-const STATE_FILE = 'state.json';
+/** What the run stood on, in a checkpoint folder. */
+export const STATE_FILE = 'state.json';
 const STEP_FOLDER = /^step-(\d{8,})$/;
 const LEFTOVER = /^\..*\.tmp$/; // as files.ts names what it writes
 

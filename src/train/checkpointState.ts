@@ -19,7 +19,7 @@ const State = Type.Object({
   precision: Text,
   /** Intra-op threads that TensorFlow ran with. */
   threads: Type.Integer(),
-  /** Hashes of the frozen parts: `encoder`, `llm`, `tokenizer`. */
+  /** SHA-256 of what it was trained with: `encoder`, `qformer`, `llm`, `tokenizer`, `prompt` (identity.ts). */
   parts: Type.Record(Text, Text),
 });
 

@@ -8,11 +8,14 @@ import { loadConfig } from '../config/load.js';
 import type { Config } from '../config/schema.js';
 import { UserError } from '../errors.js';
 import { fileError } from '../files.js';
+import { projectionShapes, type ProjectionKind } from '../model/projection.js';
+import { kindOfTensors, sizesOfTensors } from '../model/projectionTensors.js';
 import { openSafetensors } from '../model/weights/safetensors.js';
 import type { HostTensor } from '../tensorflow/dtypes.js';
 import { packageVersion } from '../version.js';
 import { findProjection } from './checkpoint.js';
 import { parseState, type StoredState } from './checkpointState.js';
+import { probeLogits, type Probe } from './exportProbe.js';
 import type { NamedTensors } from './namedTensors.js';
 import { FORMAT_ENDINGS, readProjection, writeProjection, type ProjectionFormat } from './projectionFiles.js';
 
@@ -22,6 +25,13 @@ export interface ExportOptions {
   readonly force?: boolean;
   /** What programs are to read the file; safetensors if left out. */
   readonly format?: ProjectionFormat;
+  /**
+   * Gives the folder of a configuration's LLM, through which both projections are then probed. Left out: the tensors alone
+   * are compared.
+   */
+  readonly llmFolder?: (config: Config) => Promise<string>;
+  /** Told the share of the LLM that is loaded for the probe, 0…1. */
+  readonly onProgress?: (done: number) => void;
 }
 
 /** What was written. */
@@ -34,17 +44,16 @@ export interface ExportResult {
   /** Other tensors of the source, which are no part of a projection and were left out. */
   readonly ignored: readonly string[];
   readonly metadata: Readonly<Record<string, string>>;
+  /** Logits that the file gives, found equal to the source's; missing where none were asked for or the LLM is not known. */
+  readonly probe?: Probe;
 }
 
-/** `llama_proj.*` as the reference names and lays them out; `feature_norm.*` where the features are standardised. */
-const NAMES = ['llama_proj.weight', 'llama_proj.bias', 'feature_norm.mean', 'feature_norm.std'];
-
 /**
- * Writes the projection of `from` to `out`: `llama_proj.weight` float32[D, C], `llama_proj.bias` float32[D] and, where the
- * features are standardised, `feature_norm.mean` and `feature_norm.std` float32[C]. The metadata say the step, what
+ * Writes the projection of `from` to `out`: `llama_proj.weight` float32[D, C], `llama_proj.bias` float32[D] (of a deeper
+ * projection `llama_proj.0.weight` …) and, where the features are standardised, `feature_norm.mean` and `feature_norm.std` float32[C]. The metadata say the step, what
  * happens to the features before the projection, and the SHA-256 of the frozen parts it was trained with. Formats
  * `minigpt4` and `llava` hold the two tensors under their programs' names. The file is written whole, read back, and
- * compared tensor by tensor.
+ * compared tensor by tensor; where the run's LLM is at hand, both projections also give the logits of a probe batch.
  *
  * @param from run folder (its newest checkpoint), checkpoint folder, or `.safetensors`, `.pth` or `.bin` file
  * @throws UserError if `from` holds no whole projection, the format has no room for it, or `out` is there already, has
@@ -53,7 +62,7 @@ const NAMES = ['llama_proj.weight', 'llama_proj.bias', 'feature_norm.mean', 'fea
 export async function exportProjection(
   from: string,
   out: string,
-  { force = false, format = 'safetensors' }: ExportOptions = {},
+  { force = false, format = 'safetensors', llmFolder, onProgress }: ExportOptions = {},
 ): Promise<ExportResult> {
   requireTarget(out, format, force);
   const source = await findProjection(from);
@@ -64,13 +73,19 @@ export async function exportProjection(
     throw fileError(dirname(out), error);
   });
   await writeProjection(out, format, tensors, metadata);
-  await requireEqual(out, tensors);
+  const written = await requireEqual(out, tensors);
+  const config = await configOf(source);
+  const probe =
+    llmFolder && config
+      ? await probeLogits(config, await llmFolder(config), [tensors, written], onProgress)
+      : undefined;
   return {
     file: out,
     source,
     tensors: Object.entries(tensors).map(([name, { dtype, shape }]) => ({ name, dtype, shape })),
     ignored,
     metadata,
+    ...(probe && { probe }),
   };
 }
 
@@ -84,22 +99,26 @@ function requireTarget(out: string, format: ProjectionFormat, force: boolean): v
   }
 }
 
-function requireProjection(source: string, tensors: NamedTensors): void {
-  const { 'llama_proj.weight': weight, 'llama_proj.bias': bias } = tensors;
-  if (!weight || !bias) {
+function requireProjection(source: string, tensors: NamedTensors): ProjectionKind {
+  const kind = kindOfTensors(Object.keys(tensors));
+  if (kind === undefined) {
     throw new UserError(
-      `${source}: a projection must hold llama_proj.weight and llama_proj.bias, got ${Object.keys(tensors).join(', ') || 'neither'}`,
+      `${source}: a projection must hold llama_proj.weight and llama_proj.bias, or those of its layers, got ${Object.keys(tensors).join(', ') || 'neither'}`,
     );
   }
-  const [D = 0, C = 0] = weight.shape;
-  const expected = [[D, C], [D], [C], [C]];
-  for (const [i, name] of NAMES.entries()) {
+  const [C, D] = sizesOfTensors(tensors, kind);
+  const layers = Object.entries(projectionShapes(kind, [C, D])).map(
+    ([name, shape]) => [`llama_proj.${name}`, shape] as const,
+  );
+  const [first] = layers[0] ?? [''];
+  for (const [name, shape] of [...layers, ['feature_norm.mean', [C]], ['feature_norm.std', [C]]] as const) {
     const tensor = tensors[name];
-    if (tensor === undefined || tensor.shape.join() === expected[i]?.join()) continue;
+    if (tensor === undefined || tensor.shape.join() === shape.join()) continue;
     throw new UserError(
-      `${source}: ${name} must be [${expected[i]?.join(', ') ?? ''}] beside llama_proj.weight [${weight.shape.join(', ')}], got [${tensor.shape.join(', ')}]`,
+      `${source}: ${name} must be [${shape.join(', ')}] beside ${first} [${tensors[first]?.shape.join(', ') ?? ''}], got [${tensor.shape.join(', ')}]`,
     );
   }
+  return kind;
 }
 
 /** What is known about the projection: from its checkpoint and run, else what the file itself says. */
@@ -120,9 +139,10 @@ function stateMetadata({ step, seed, precision, parts }: StoredState): Record<st
 }
 
 function configMetadata({ model, train }: Config): Record<string, string> {
-  const { standardise, layerNorm } = model.projection;
+  const { kind, standardise, layerNorm } = model.projection;
   return {
     stage: train.stage,
+    'projection.kind': kind,
     'features.encoder_layer': String(model.encoderLayer ?? 'last'),
     'features.tokens': JSON.stringify(model.tokens),
     'features.standardise': String(standardise), // (x - feature_norm.mean) / feature_norm.std, per channel
@@ -147,11 +167,11 @@ async function ownMetadata(file: string): Promise<Readonly<Record<string, string
   }
 }
 
-async function requireEqual(file: string, expected: NamedTensors): Promise<void> {
+async function requireEqual(file: string, expected: NamedTensors): Promise<NamedTensors> {
   const { tensors: written } = await readProjection(file);
   const names = new Set([...Object.keys(written), ...Object.keys(expected)]);
   const different = [...names].filter((name) => !areEqual(written[name], expected[name]));
-  if (different.length === 0) return;
+  if (different.length === 0) return written;
   throw new Error(
     `export: ${file} must read back as it was written, got other values for ${different.join(', ')}`,
   );

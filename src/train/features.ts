@@ -14,7 +14,7 @@ const BLANK_SAMPLES = 256;
 export async function openStore({ data, run }: Config, model: MiniGpt4): Promise<FeatureStore | undefined> {
   if (!data.featureCache) return undefined;
   return FeatureStore.open(join(dirname(run.folder), 'features'), {
-    key: featureKey(model.encoder, model.hashes.encoder),
+    key: featureKey(model.encoder, model.hashes.encoder + (model.hashes.qformer ?? '')),
     shape: model.encoder.featureShape,
   });
 }

@@ -4,11 +4,13 @@ import type { Config } from '../config/schema.js';
 import type { FeatureStore } from '../data/featureStore.js';
 import { BadSampleLedger } from '../data/ledger.js';
 import { openMiniGpt4, type MiniGpt4 } from '../model/miniGpt4.js';
-import { projectionTensors, type Projection } from '../model/projection.js';
+import { parameterCount, type Projection } from '../model/projection.js';
+import { checkpointNames, projectionTensors } from '../model/projectionTensors.js';
 import { Prompter } from '../model/conversation/prompt.js';
 import { packageVersion } from '../version.js';
 import { AdamW } from './adamw.js';
 import { cpuKind, stateDifferences, type CheckpointState } from './checkpointState.js';
+import { identityOf } from './identity.js';
 import { configHash, Run } from './run.js';
 import { featureReader, openSources, Samples, type FeatureReader } from './samples.js';
 import { openStore } from './features.js';
@@ -35,10 +37,11 @@ export class Training {
     readonly store: FeatureStore | undefined,
   ) {
     this.optimizer = new AdamW(
-      [
-        { name: 'llama_proj.weight', data: projection.weight, decay: true },
-        { name: 'llama_proj.bias', data: projection.bias, decay: false },
-      ],
+      Object.entries(checkpointNames(projection.parameters)).map(([name, data]) => ({
+        name,
+        data,
+        decay: name.endsWith('weight'), // as the reference: on matrices, not on biases
+      })),
       config.train.optimizer,
     );
     if (run.checkpoint) this.optimizer.importState(run.checkpoint.optimizer);
@@ -119,17 +122,25 @@ function announce(config: Config, model: MiniGpt4, run: Run, { note = () => unde
     ...language.session.graph.variables.values(),
   ].reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
   const [C, D] = [encoder.featureShape[1], language.spec.llama.hiddenSize];
+  const { kind } = config.model.projection;
   note(
     `frozen: vision encoder and language model, ${frozen.toLocaleString('en')} parameters in ${language.spec.precision}`,
   );
-  note(`trains: projection ${C} → ${D}, ${(C * D + D).toLocaleString('en')} parameters in float32`);
+  note(
+    `trains: projection ${C} → ${D} (${kind}), ${parameterCount(kind, [C, D]).toLocaleString('en')} parameters in float32`,
+  );
+  if (config.data.transform === 'random-crop' && config.data.featureCache)
+    note(
+      'feature cache: off for training images, as each is cropped at random and encoded anew; on for those of evaluations',
+    );
   if (!run.checkpoint) return;
   note(`resumes after step ${run.checkpoint.step} from ${run.checkpoint.folder}`);
   for (const difference of stateDifferences(run.checkpoint.state, checkpointState(config, model)))
     note(`differs from the saved run, so the last bits may too: ${difference}`);
 }
 
-function checkpointState(config: Config, { tensorflow, language, hashes }: MiniGpt4): CheckpointState {
+function checkpointState(config: Config, model: MiniGpt4): CheckpointState {
+  const { tensorflow, language } = model;
   return {
     seed: config.run.seed,
     configSha256: configHash(config),
@@ -137,6 +148,6 @@ function checkpointState(config: Config, { tensorflow, language, hashes }: MiniG
     cpu: cpuKind(),
     precision: language.spec.precision,
     threads: config.model.threads,
-    parts: { ...hashes },
+    parts: identityOf(config, model),
   };
 }

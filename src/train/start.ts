@@ -1,16 +1,19 @@
 /** Where a projection's weights come from when a run begins. */
 import type { Config } from '../config/schema.js';
 import { randomAt } from '../data/order.js';
-import { UserError } from '../errors.js';
-import type { MiniGpt4, PartHashes } from '../model/miniGpt4.js';
-import {
-  featureStatistics,
-  initialProjection,
-  projectionFromTensors,
-  type FeatureStatistics,
-  type Projection,
-} from '../model/projection.js';
+import type { MiniGpt4 } from '../model/miniGpt4.js';
+import type { FeatureStatistics, Projection } from '../model/projection.js';
+import { featureStatistics, initialProjection } from '../model/projectionStart.js';
+import { projectionFromTensors } from '../model/projectionTensors.js';
 import { findProjection, type Checkpoint } from './checkpoint.js';
+import {
+  ALL_PARTS,
+  FROZEN_PARTS,
+  identityOf,
+  recordedIdentity,
+  requireIdentity,
+  type Part,
+} from './identity.js';
 import { prefetch } from './prefetch.js';
 import { readProjection } from './projectionFiles.js';
 import type { Samples } from './samples.js';
@@ -40,13 +43,23 @@ export async function startProjection(
   { onProgress, note }: StartEvents = {},
 ): Promise<Projection> {
   const sizes = projectionSizes(model);
-  const { standardise, layerNorm, init, initialScale } = config.model.projection;
-  const options = { standardise, layerNorm };
+  const { kind, standardise, layerNorm, init, initialScale } = config.model.projection;
+  const options = { kind, standardise, layerNorm };
   if (checkpoint) {
-    checkParts(checkpoint, model.hashes);
+    requireIdentity(
+      checkpoint.folder,
+      checkpoint.state.parts,
+      identityOf(config, model),
+      ALL_PARTS,
+      'restore that part, or start another run',
+    );
     return projectionFromTensors(checkpoint.projection, sizes, options, checkpoint.folder);
   }
-  if (config.train.initFrom) return loadProjection(config.train.initFrom, config, model, note);
+  if (config.train.initFrom)
+    return loadProjection(config.train.initFrom, config, model, {
+      parts: FROZEN_PARTS,
+      ...(note && { note }),
+    });
   const statistics = standardise ? await trainingStatistics(samples, sizes[0], onProgress) : undefined;
   const start =
     init === 'torch' ? { kind: init } : { kind: init, rms: await model.embeddingRms(), scale: initialScale };
@@ -56,20 +69,39 @@ export async function startProjection(
 /**
  * Loads a trained projection from a run, a checkpoint or a file, for the model of a configuration.
  *
- * @param note told which tensors of the file are no part of a projection, as official checkpoints hold some
- * @throws UserError naming both widths if it was trained for others, or what is missing
+ * @param options.note told which tensors of the file are no part of a projection, as official checkpoints hold some, and
+ * where the file does not say what it was trained with
+ * @param options.parts what must be as it was trained with; all by default
+ * @throws UserError naming both widths if it was trained for others, what is missing, or the part that is another one
  */
 export async function loadProjection(
   path: string,
   config: Config,
   model: MiniGpt4,
-  note?: (text: string) => void,
+  { note, parts = ALL_PARTS }: LoadOptions = {},
 ): Promise<Projection> {
   const file = await findProjection(path);
-  const { standardise, layerNorm } = config.model.projection;
+  const { kind, standardise, layerNorm } = config.model.projection;
   const { tensors, ignored } = await readProjection(file);
+  const recorded = await recordedIdentity(file);
+  if (Object.keys(recorded).length === 0)
+    note?.(`${file}: does not say which encoder, LLM and prompts it was trained with`);
+  if (config.model.identity === 'strict')
+    requireIdentity(
+      file,
+      recorded,
+      identityOf(config, model),
+      parts,
+      'name that part, or set model.identity=ignore',
+    );
   if (ignored.length > 0) note?.(`${file}: not used: ${ignored.join(', ')}`);
-  return projectionFromTensors(tensors, projectionSizes(model), { standardise, layerNorm }, file);
+  return projectionFromTensors(tensors, projectionSizes(model), { kind, standardise, layerNorm }, file);
+}
+
+/** How a projection is loaded. */
+export interface LoadOptions {
+  readonly note?: (text: string) => void;
+  readonly parts?: readonly Part[];
 }
 
 /** [C, D]: feature width and LLM width. */
@@ -94,13 +126,4 @@ async function trainingStatistics(
 function deviates(seed: number): () => number {
   let index = 0;
   return () => randomAt(seed, index++, 'projection');
-}
-
-function checkParts(checkpoint: Checkpoint, hashes: PartHashes): void {
-  const { parts } = checkpoint.state;
-  const changed = (['encoder', 'llm', 'tokenizer'] as const).find((part) => parts[part] !== hashes[part]);
-  if (!changed) return;
-  throw new UserError(
-    `${checkpoint.folder}: was trained with the ${changed} of SHA-256 ${parts[changed] ?? 'unknown'}, got ${hashes[changed]} (restore that ${changed}, or start another run)`,
-  );
 }

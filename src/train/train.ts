@@ -5,10 +5,12 @@
 import type { Config } from '../config/schema.js';
 import type { MiniGpt4, ModelFolders } from '../model/miniGpt4.js';
 import type { Projection } from '../model/projection.js';
+import { checkpointNames } from '../model/projectionTensors.js';
 import { clipGradNorm } from './adamw.js';
 import { meanGradients, type StepGradients } from './gradientMean.js';
 import { openTraining, type Training } from './open.js';
 import { prefetch } from './prefetch.js';
+import { preflight } from './preflight.js';
 import type { Run } from './run.js';
 import { microBatch, type FeatureReader } from './samples.js';
 import { learningRate, scheduleOf } from './schedule.js';
@@ -92,6 +94,9 @@ export async function train(config: Config, options: TrainOptions): Promise<Trai
 async function loop(training: Training, { events = {}, evaluate, signal }: TrainOptions): Promise<void> {
   const { config, model, projection, features, optimizer, run } = training;
   const { steps, batchSize, microBatchSize, maxGradNorm, logEvery, evalEvery, saveEvery } = config.train;
+  if (training.step === 0 && config.train.preflight)
+    await preflight(training, events.note ?? (() => undefined));
+  signal?.throwIfAborted();
   const schedule = scheduleOf(config.train);
   const units = batchSize / microBatchSize;
   const batches = prefetch(training.step * units, steps * units, config.data.prefetch, (unit) =>
@@ -103,10 +108,10 @@ async function loop(training: Training, { events = {}, evaluate, signal }: Train
     const gradients = await stepGradients(training, batches, units, clock);
     signal?.throwIfAborted();
     // From here to the end of the step nothing is awaited: an interruption finds whole steps only.
-    const gradNorm = clipGradNorm([gradients.weight, gradients.bias], maxGradNorm);
+    const gradNorm = clipGradNorm(Object.values(gradients.mean), maxGradNorm);
     checkFinite(training.step, gradients.loss, gradNorm);
     const lr = learningRate(training.step, schedule);
-    optimizer.step({ 'llama_proj.weight': gradients.weight, 'llama_proj.bias': gradients.bias }, lr);
+    optimizer.step(checkpointNames(gradients.mean), lr);
     training.step += 1;
 
     const { step } = training;
@@ -164,7 +169,7 @@ function checkFinite(step: number, loss: number, gradNorm: number): void {
 }
 
 function logHistograms(run: Run, step: number, projection: Projection): void {
-  for (const [name, values] of Object.entries({ weight: projection.weight, bias: projection.bias })) {
+  for (const [name, values] of Object.entries(projection.parameters)) {
     run.events.histogram(step, `projection/${name}`, values);
   }
 }

@@ -141,7 +141,7 @@ run: { folder: r }`,
   it('refuses to write normalised features for code that does not normalise', async () => {
     const from = await save(1);
     await expect(exportProjection(from, join(scratch, 'x.pth'), { format: 'minigpt4' })).rejects.toThrow(
-      /format minigpt4 holds a linear layer only, got a projection after standardised features/,
+      /format minigpt4 holds the layers only, got a projection after standardised features/,
     );
   });
 
