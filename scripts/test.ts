@@ -1,7 +1,7 @@
 /**
- * `npm test`: sets everything up, runs the unit tests two files at a time and the end-to-end tests one at a time (each
- * holds a whole model), and ends with the line `N passed, N failed, N skipped`. `--unit` leaves the
- * end-to-end tests out; other arguments go to vitest.
+ * `npm test`: sets everything up, runs the unit tests and those of parity two files at a time and the end-to-end tests one
+ * at a time (each holds a whole model), and ends with the line `N passed, N failed, N skipped`. `--unit` runs the unit
+ * tests alone; other arguments go to vitest.
  */
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
@@ -19,7 +19,8 @@ interface Report {
 }
 
 const SUITES = {
-  unit: ['--exclude', 'test/e2e/**', '--maxWorkers', '2'],
+  unit: ['--exclude', 'test/e2e/**', '--exclude', 'test/parity/**', '--maxWorkers', '2'],
+  parity: ['test/parity/', '--maxWorkers', '2', '--passWithNoTests'],
   e2e: ['test/e2e/', '--maxWorkers', '1', '--passWithNoTests'],
 };
 const given = process.argv.slice(2);
@@ -29,7 +30,7 @@ const total = { passed: 0, failed: 0, skipped: 0 };
 let exitCode = prepare();
 if (exitCode === 0) {
   for (const [name, options] of Object.entries(SUITES)) {
-    if (name === 'unit' || !unitOnly) exitCode = runSuite(name, options) || exitCode; // the second runs whatever the first did
+    if (name === 'unit' || !unitOnly) exitCode = runSuite(name, options) || exitCode; // each runs whatever those before did
   }
 } else {
   total.failed += 1; // set-up itself
