@@ -75,6 +75,7 @@ export { examine, type DoctorReport, type Fact } from './setup/doctor.js';
 export { modelFolder } from './setup/models.js';
 export type { OnProgress, SetupProgress } from './setup/progress.js';
 export { modelFolders, setup, type SetupOptions, type SetupResult } from './setup/setup.js';
+export { mergeDelta, type MergeDeltaOptions, type MergedModel } from './mergeDelta.js';
 export { exportProjection, type ExportOptions, type ExportResult } from './train/export.js';
 export { loadProjection } from './train/start.js';
 export {

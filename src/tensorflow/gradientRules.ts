@@ -29,8 +29,8 @@ export const gradientRules: Readonly<Record<string, GradientRule>> = {
   AddV2: (node, dy) => [unbroadcast(dy, input(node).shape), unbroadcast(dy, input(node, 1).shape)],
   Sub: (node, dy) => [unbroadcast(dy, input(node).shape), unbroadcast(ops.neg(dy), input(node, 1).shape)],
   Mul: (node, dy, wanted) => [
-    wanted(0) ? unbroadcast(ops.mul(dy, input(node, 1)), input(node).shape) : undefined,
-    wanted(1) ? unbroadcast(ops.mul(dy, input(node)), input(node, 1).shape) : undefined,
+    wanted(0) ? unbroadcast(ops.mul(dy, gateAgain(input(node, 1), dy)), input(node).shape) : undefined,
+    wanted(1) ? unbroadcast(ops.mul(dy, gateAgain(input(node), dy)), input(node, 1).shape) : undefined,
   ],
   RealDiv: (node, dy, wanted) => [
     wanted(0) ? unbroadcast(ops.div(dy, input(node, 1)), input(node).shape) : undefined,
@@ -48,7 +48,10 @@ export const gradientRules: Readonly<Record<string, GradientRule>> = {
   Exp: (node, dy) => [ops.mul(dy, output(node))],
   Log: (node, dy) => [ops.div(dy, input(node))],
   Tanh: (node, dy) => [ops.mul(dy, ops.sub(ops.scalarLike(dy, 1), ops.square(output(node))))],
-  Sigmoid: (node, dy) => [ops.mul(dy, ops.mul(output(node), ops.sub(ops.scalarLike(dy, 1), output(node))))],
+  Sigmoid: (node, dy) => {
+    const y = gateAgain(output(node), dy);
+    return [ops.mul(dy, ops.mul(y, ops.sub(ops.scalarLike(dy, 1), y)))];
+  },
   Erf: (node, dy) => [
     ops.mul(
       dy,
@@ -139,6 +142,26 @@ function matMulGradient(
   const dB = (): GraphTensor =>
     tb ? product(dy, a, { transposeA: true, transposeB: ta }) : product(a, dy, { transposeA: !ta });
   return [wanted(0) ? dA() : undefined, wanted(1) ? dB() : undefined];
+}
+
+/** Gates that the reverse pass computes again, by the forward pass's own. */
+const gatesAgain = new WeakMap<GraphTensor, GraphTensor>();
+
+/**
+ * A sigmoid, or what one gates, computed anew where memory is short: of a 7B decoder's activations these are a third, and
+ * they cost next to nothing. They wait for the gradient, or TensorFlow would merge them with the forward pass's.
+ */
+function gateAgain(value: GraphTensor, dy: GraphTensor): GraphTensor {
+  const { graph, node } = value;
+  const gated = node.op === 'Mul' && input(node, 1).node.op === 'Sigmoid';
+  if (!graph.widens || !(gated || node.op === 'Sigmoid')) return value;
+  const known = gatesAgain.get(value);
+  if (known) return known;
+  const again = gated
+    ? ops.mul(input(node), gateAgain(input(node, 1), dy))
+    : ops.sigmoidAfter(input(node), dy);
+  gatesAgain.set(value, again);
+  return again;
 }
 
 /** An operand that was widened for the product is widened anew, so that no layer's copy lives from forward to backward. */

@@ -84,7 +84,10 @@ export class Graph {
   /** Where the run-time value of a named size is read: axis of a placeholder. */
   readonly #sizes = new Map<string, GraphTensor>();
 
-  /** @param options.widen make bfloat16 operands of matrix products float32 first: for CPUs that only emulate their product */
+  /**
+   * @param options.widen make bfloat16 operands of matrix products float32 first, and spare memory: for large models on CPUs
+   * that only emulate bfloat16's products
+   */
   constructor(private readonly options: { readonly widen?: boolean } = {}) {}
 
   /** Whether bfloat16 is how weights are stored, not how they are multiplied. */

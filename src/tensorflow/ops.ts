@@ -117,6 +117,17 @@ export function castAfter(x: GraphTensor, dtype: DType, after: GraphTensor): Gra
   return x.graph.addOne({ op: 'Cast', inputs: [x], attributes, control: [after.node.name] }, dtype, x.shape);
 }
 
+/** `sigmoid` that waits until `after` is computed. */
+export function sigmoidAfter(x: GraphTensor, after: GraphTensor): GraphTensor {
+  const spec = {
+    op: 'Sigmoid',
+    inputs: [x],
+    attributes: { T: type(valueType(x)) },
+    control: [after.node.name],
+  };
+  return x.graph.addOne(spec, x.dtype, x.shape);
+}
+
 /** The same elements in another shape; element counts must agree name by name. */
 export function reshape(x: GraphTensor, shape: Shape): GraphTensor {
   if (sameShape(x.shape, shape)) return x;

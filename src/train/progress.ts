@@ -3,6 +3,7 @@
 /** How far a run is. */
 export interface ProgressState {
   readonly done: number;
+  /** 0 where it is not known. */
   readonly total: number;
   /** `done` when this process began: a resumed run must not count steps it did not do. */
   readonly startedAt: number;
@@ -19,6 +20,7 @@ export interface ProgressStream {
 /** How a `Progress` behaves; `now` is for tests. */
 export interface ProgressOptions {
   readonly label: string;
+  /** 0 where it is not known. */
   readonly total: number;
   /** Steps already done when this process begins. */
   readonly done?: number;
@@ -49,9 +51,11 @@ export function timeLeft({ done, total, startedAt, elapsedMs }: ProgressState): 
   return done > startedAt ? (elapsedMs / (done - startedAt)) * (total - done) : NaN;
 }
 
-/** The line of a state: `train [####----] 120/240 50 % · 1 min 10 s left · loss 3.21`. */
+/** The line of a state: `train [####----] 120/240 50 % · 1 min 10 s left · loss 3.21`; `pack 120 · in 3 s` of no known total. */
 export function progressLine(label: string, state: ProgressState, note = ''): string {
-  const part = state.total > 0 ? Math.min(1, state.done / state.total) : 1;
+  const ending = note === '' ? '' : ` · ${note}`;
+  if (state.total === 0) return `${label} ${state.done} · in ${formatDuration(state.elapsedMs)}${ending}`;
+  const part = Math.min(1, state.done / state.total);
   const filled = Math.floor(part * BAR_WIDTH);
   const bar = '#'.repeat(filled) + '-'.repeat(BAR_WIDTH - filled);
   const left =
@@ -59,7 +63,7 @@ export function progressLine(label: string, state: ProgressState, note = ''): st
       ? `in ${formatDuration(state.elapsedMs)}`
       : `${formatDuration(timeLeft(state))} left`;
   const counts = `${state.done}/${state.total} ${Math.floor(part * 100)} %`;
-  return `${label} [${bar}] ${counts} · ${left}${note === '' ? '' : ` · ${note}`}`;
+  return `${label} [${bar}] ${counts} · ${left}${ending}`;
 }
 
 /** Shows progress on a stream. Whoever made it calls `stop`. */
@@ -96,7 +100,8 @@ export class Progress {
     const now = this.#now();
     const state = { done, total: this.#total, startedAt: this.#startedAt, elapsedMs: now - this.#startMs };
     this.#line = progressLine(this.#label, state, note);
-    if (now - this.#shownMs < this.#everyMs && done < this.#total) return;
+    const last = this.#total > 0 && done >= this.#total;
+    if (now - this.#shownMs < this.#everyMs && !last) return;
     this.#shownMs = now;
     this.#show();
   }

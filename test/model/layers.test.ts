@@ -9,7 +9,9 @@ import {
   splitHeads,
   standardise,
 } from '../../src/model/layers.js';
-import { Graph, type GraphTensor } from '../../src/tensorflow/graph.js';
+import { gradients } from '../../src/tensorflow/gradients.js';
+import { Graph, only, type GraphTensor } from '../../src/tensorflow/graph.js';
+import { mul, square, sum } from '../../src/tensorflow/ops.js';
 import { bfloat16ToFloat32, float32ToBfloat16 } from '../../src/tensorflow/halfFloats.js';
 import { TensorFlow, type Values } from '../../src/tensorflow/session.js';
 import { largestDifference, relativeDifference } from '../helpers/compare.js';
@@ -114,6 +116,61 @@ describe('layers', () => {
     const run = await session.run('run', { x: { shape: [3, 1], data } }, ['y']);
     expect(run.y.data).toEqual(bfloat16ToFloat32(float32ToBfloat16(data)).map((value) => value + 2 ** -12));
     await session.close();
+  });
+
+  it('linear in a graph that widens is float32 over the weight rounded to bfloat16, forward and backward', async () => {
+    const [M, K, O] = [5, 64, 48];
+    const stored = float32ToBfloat16(randomNormal(O * K, 7));
+    const [values, weights] = [randomNormal(M * K, 8), bfloat16ToFloat32(stored)];
+    const run = async (dtype: 'float32' | 'bfloat16', widen: boolean): Promise<Values[]> => {
+      const graph = new Graph({ widen });
+      const input = graph.placeholder('x', 'float32', ['M', K]);
+      const y = linear(input, graph.variable('w', dtype, [O, K]));
+      const dx = only(gradients(sum(square(y), [0, 1]), [input]));
+      graph.entryPoint('run', { inputs: { x: input }, outputs: { y, dx } });
+      const casts = graph.nodes.filter(({ op, control }) => op === 'Cast' && control.length);
+      // One before each product, which waits for what it is multiplied with: no two layers' copies lie in memory at once
+      expect(casts).toHaveLength(widen ? 2 : 0);
+      const session = await tensorflow.load(graph);
+      const data = dtype === 'float32' ? new Uint8Array(weights.slice().buffer) : stored.slice();
+      await session.assign('w', { dtype, shape: [O, K], data });
+      const { y: out, dx: slope } = await session.run('run', { x: { shape: [M, K], data: values } }, [
+        'y',
+        'dx',
+      ]);
+      await session.close();
+      return [out, slope];
+    };
+    const [widened, float32, emulated] = [
+      await run('bfloat16', true),
+      await run('float32', false),
+      await run('bfloat16', false),
+    ];
+    expect(widened).toEqual(float32);
+    expect(widened).not.toEqual(emulated);
+  });
+
+  it('silu in a graph that widens is computed again for its gradient, and is the same', async () => {
+    const run = async (widen: boolean): Promise<{ slope: Values; sigmoids: number }> => {
+      const graph = new Graph({ widen });
+      const [gate, up] = [
+        graph.placeholder('gate', 'float32', ['B', N]),
+        graph.placeholder('up', 'float32', ['B', N]),
+      ];
+      const dx = only(gradients(sum(mul(silu(gate), up), [0, 1]), [gate]));
+      graph.entryPoint('run', { inputs: { gate, up }, outputs: { dx } });
+      const session = await tensorflow.load(graph);
+      const { dx: slope } = await session.run(
+        'run',
+        { gate: x, up: { ...x, data: randomNormal(B * N, 9) } },
+        ['dx'],
+      );
+      await session.close();
+      return { slope, sigmoids: graph.nodes.filter(({ op }) => op === 'Sigmoid').length };
+    };
+    const [kept, again] = [await run(false), await run(true)];
+    expect(again.slope).toEqual(kept.slope);
+    expect([kept.sigmoids, again.sigmoids]).toEqual([1, 2]); // once more in all, not for each of its uses
   });
 
   it('batchProduct gives float32 from either precision', async () => {

@@ -40,15 +40,24 @@ describe('the progress line', () => {
       'train [########################] 240/240 100 % · in 1 min 00 s',
     );
   });
+
+  it('counts where the end is not known', () => {
+    const state = { done: 120, total: 0, startedAt: 0, elapsedMs: 60_000 };
+    expect(progressLine('packing', state)).toBe('packing 120 · in 1 min 00 s');
+  });
 });
 
-function shown(isTTY: boolean, act: (progress: Progress, tick: (ms: number) => void) => void): string {
+function shown(
+  isTTY: boolean,
+  act: (progress: Progress, tick: (ms: number) => void) => void,
+  total = 4,
+): string {
   let now = 0;
   let text = '';
   const stream = { isTTY, columns: 60, write: (part: string) => (text += part) };
   const progress = new Progress({
     label: 't',
-    total: 4,
+    total,
     done: 0,
     stream,
     plainEveryMs: 1000,
@@ -59,6 +68,20 @@ function shown(isTTY: boolean, act: (progress: Progress, tick: (ms: number) => v
 }
 
 describe('progress', () => {
+  it('of no known end is a plain line at the interval too, not one for each sample', () => {
+    const text = shown(
+      false,
+      (progress, tick) => {
+        for (let done = 1; done <= 100; done++) {
+          tick(30);
+          progress.update(done);
+        }
+      },
+      0,
+    );
+    expect(text).toBe('t 1 · in 0 s\nt 35 · in 1 s\nt 69 · in 2 s\n');
+  });
+
   it('off a terminal is a plain line at the interval and at the end', () => {
     const text = shown(false, (progress, tick) => {
       for (let done = 1; done <= 4; done++) {

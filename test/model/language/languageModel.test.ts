@@ -251,6 +251,21 @@ describe('gradient of the projection', () => {
     expect(rounded.weight).not.toEqual(exact.weight); // it did compute in bfloat16
   });
 
+  it('of bfloat16 weights that are widened is nearer to the float32 one than that of bfloat16 products', async () => {
+    const spec = { llama: TINY_LLAMA, featureSize: C, projection: OPTIONS, precision: 'bfloat16' } as const;
+    const wide = await LanguageModel.open(tensorflow, { ...spec, widen: true }, tiny.source);
+    const [exact, widened, rounded] = await Promise.all(
+      [model, wide, half].map(async (one) =>
+        linearArrays((await one.lossAndGradients(projection, batch)).gradients),
+      ),
+    );
+    if (!exact || !widened || !rounded) throw new Error('three units were computed');
+    const near = cosine(widened.weight, exact.weight);
+    expect(near).toBeGreaterThanOrEqual(0.9995);
+    expect(near).toBeGreaterThan(cosine(rounded.weight, exact.weight));
+    await wide.close();
+  });
+
   it('with the common beginning read from a cache is that of computing it', async () => {
     const begun = EXAMPLES.map(({ prefix, target }) => ({ prefix: [text(40, 41, 42), ...prefix], target }));
     const cached = { features, sequence: layOut(begun, Q) };

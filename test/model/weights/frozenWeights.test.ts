@@ -48,6 +48,18 @@ describe('assignWeights', () => {
     expect(progress).toEqual([1]); // small enough for one group
   });
 
+  it('reads the largest first, and what is equally large in the order given', async () => {
+    const read: string[] = [];
+    const watched = { ...source, read: (name: string) => (read.push(name), source.read(name)) };
+    const vector: FrozenWeight = { variable: 'scaled', sources: ['vector'] };
+    await assignWeights(session, watched, [
+      vector,
+      { variable: 'joined', sources: ['top', 'bottom'] },
+      vector,
+    ]);
+    expect(read).toEqual(['top', 'bottom', 'vector', 'vector']);
+  });
+
   it.each<[string, FrozenWeight, string]>([
     [
       'a missing tensor',
