@@ -6,15 +6,18 @@ import { UserError } from '../errors.js';
 import type { MicroBatch } from '../model/language/languageModel.js';
 import { layOut, type Example } from '../model/language/sequence.js';
 import type { Tokenizer } from '../model/tokenizer/tokenizer.js';
+import type { Values } from '../tensorflow/session.js';
 import type { Training } from './open.js';
 import { microBatch, type Sample } from './samples.js';
 
-/** Target tokens of a sample that are looked at: enough to judge by, and few enough for 30 s on a 7B model. */
-const MOST_TARGETS = 32;
+/** Target tokens that are scored: enough to judge by, and few enough for 30 s on a 7B model. */
+const MOST_TARGETS = 16;
 /** Positions looked for two different images. */
 const MOST_SAMPLES = 8;
 /** Losses that all lie so near ln V, in nats, are those of a model that says nothing. */
 const UNIFORM_WITHIN = 0.05;
+/** Relative difference of two losses below which the images make none. */
+const SAME_WITHIN = 1e-6;
 /** Rows of the table that are printed. */
 const MOST_ROWS = 12;
 
@@ -40,16 +43,16 @@ export async function preflight(training: Preflighted, note: (text: string) => v
 
 /** The first sample, and the next one with another image where there is one soon. */
 async function firstSamples({ samples }: Preflighted): Promise<Sample[]> {
-  const first = shortened(await samples.at(0, 0));
+  const first = await samples.at(0, 0);
   for (let position = 1; position < Math.min(MOST_SAMPLES, samples.rows); position++) {
     const other = await samples.at(position, 0);
-    if (Buffer.compare(other.pair.image, first.pair.image) !== 0) return [first, shortened(other)];
+    if (Buffer.compare(other.pair.image, first.pair.image) !== 0) return [first, other];
   }
   return [first];
 }
 
-function shortened({ example: { prefix, target }, ...sample }: Sample): Sample {
-  return { ...sample, example: { prefix, target: target.slice(0, MOST_TARGETS) } };
+function shortened({ prefix, target }: Example): Example {
+  return { prefix, target: target.slice(0, MOST_TARGETS) };
 }
 
 /** @throws UserError if features are not finite, or two images have the same ones */
@@ -100,7 +103,7 @@ function quoted(tokenizer: Tokenizer, id: number | undefined): string {
 
 /** The loss of the caption alone: a language model that works guesses better than evenly. */
 async function captionWithoutImage(sample: Sample, { model, projection }: Preflighted): Promise<string> {
-  const example = withoutImage(sample.example);
+  const example = withoutImage(shortened(sample.example));
   if (!example) return 'preflight: the caption is too short to be scored without its image';
   const [Q, C] = model.encoder.featureShape;
   const batch: MicroBatch = {
@@ -135,33 +138,37 @@ function withoutImage({ prefix, target }: Example): Example | undefined {
   return { prefix: [{ kind: 'text', ids: [opening] }], target: rest };
 }
 
-/** The losses of two captions with their own image and with the other one's. */
+/** The loss of a caption with its own image and with another one, in one run. */
 async function ownAndExchanged(
   samples: readonly Sample[],
   { model, projection }: Preflighted,
 ): Promise<string> {
-  const score = async (images: readonly Sample[]): Promise<number> => {
-    const paired = samples.map(({ example }, i) => ({
-      example,
-      features: images[i]?.features ?? new Float32Array(),
-    }));
-    const losses = await model.language.losses(projection, microBatch(paired, model.encoder.featureShape));
-    requireFinite(
-      losses,
-      'captions with their images',
-      'train.initFrom and model.projection: what do they hold?',
-    );
-    return mean(losses);
-  };
-  const own = await score(samples);
-  const [first, other] = samples;
-  if (!first || !other) return `preflight: loss with its image ${own.toFixed(3)}`;
-  const exchanged = await score([other, first]);
-  if (own === exchanged)
-    throw new UserError(
-      `preflight: exchanging two images must change the loss, got ${own.toFixed(3)} both times: the image does not reach the LLM (prompt.template: does it keep <ImageHere>?)`,
-    );
-  return `preflight: loss of two captions with their images ${own.toFixed(3)}, with each other's ${exchanged.toFixed(3)}`;
+  const example = shortened(samples[0]?.example ?? { prefix: [], target: [] });
+  const paired = samples.map(({ features }) => ({ example, features }));
+  const batch = microBatch(paired, model.encoder.featureShape);
+  const { losses: all, softPrompt } = await model.language.inspect(projection, batch);
+  const losses = Float32Array.from(all.data);
+  requireFinite(
+    losses,
+    'a caption with its image',
+    'train.initFrom and model.projection: what do they hold?',
+  );
+  const T = example.target.length;
+  const own = mean(losses.subarray(0, T));
+  if (samples.length === 1) return `preflight: loss with its image ${own.toFixed(3)}`;
+  requireSoftPrompts(softPrompt.data);
+  const exchanged = mean(losses.subarray(T));
+  const verdict = Math.abs(own / exchanged - 1) < SAME_WITHIN ? ': the image says nothing yet' : '';
+  return `preflight: loss with its image ${own.toFixed(4)}, with another one ${exchanged.toFixed(4)}${verdict}`;
+}
+
+/** @throws UserError if two images, one half of the values each, become the same soft prompts */
+function requireSoftPrompts(values: Values['data']): void {
+  const half = values.length / 2;
+  if (values.subarray(0, half).some((value, i) => value !== values[half + i])) return;
+  throw new UserError(
+    'preflight: two images must become different soft prompts, got equal ones: the image does not reach the LLM (train.initFrom: is its projection zero?)',
+  );
 }
 
 function requireFinite(losses: Float32Array, what: string, advice: string): void {

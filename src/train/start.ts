@@ -83,6 +83,12 @@ export async function loadProjection(
   const file = await findProjection(path);
   const { kind, standardise, layerNorm } = config.model.projection;
   const { tensors, ignored } = await readProjection(file);
+  const projection = projectionFromTensors(
+    tensors,
+    projectionSizes(model),
+    { kind, standardise, layerNorm },
+    file,
+  );
   const recorded = await recordedIdentity(file);
   if (Object.keys(recorded).length === 0)
     note?.(`${file}: does not say which encoder, LLM and prompts it was trained with`);
@@ -95,7 +101,7 @@ export async function loadProjection(
       'name that part, or set model.identity=ignore',
     );
   if (ignored.length > 0) note?.(`${file}: not used: ${ignored.join(', ')}`);
-  return projectionFromTensors(tensors, projectionSizes(model), { kind, standardise, layerNorm }, file);
+  return projection;
 }
 
 /** How a projection is loaded. */
