@@ -6,11 +6,12 @@ import { flag, requiredText, text, verb, wholeNumber } from './verb.js';
 /** Packs pairs into shards. */
 export const pack = verb({
   command: 'pack <source>',
-  describe: 'Packs images with captions into Arrow shards.',
+  describe:
+    "Packs images with captions into Arrow shards: folders, lists, webdataset tars, MiniGPT-4's own data.",
   options: {
     source: requiredText(
       'source',
-      'a folder of images with .txt files beside them, a .jsonl, .csv or .tsv list, or the word emoji for the default set',
+      'a folder of images with .txt files beside them; a .jsonl, .csv or .tsv list; a .tar, or a folder with tars, as img2dataset writes them; a folder with filter_cap.json and image/ (cc_sbu_align); or the word emoji for the default set',
     ),
     out: requiredText('out', 'folder of the shards (with emoji: of its shard folders)'),
     views: wholeNumber('views', 'with emoji: pictures of each training concept, 1 to 16; 4 if not given', 1),
