@@ -1,9 +1,6 @@
 /** `minigpt4 merge-delta` */
+import { SIGNAL_CODES, STOP_SIGNALS, type StopSignal } from './signals.js';
 import { flag, requiredText, verb, wholeNumber } from './verb.js';
-
-/** Exit codes of a process that a signal ended: 128 + the signal's number. */
-const SIGNAL_CODES = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const;
-type StopSignal = keyof typeof SIGNAL_CODES;
 
 /** Merges base weights and a delta. */
 export const mergeDeltaVerb = verb({
@@ -53,16 +50,15 @@ export const mergeDeltaVerb = verb({
 function stopOnSignals(): { signal: AbortSignal; exitCode: () => number; close: () => void } {
   const controller = new AbortController();
   let code = 0;
-  const names = Object.keys(SIGNAL_CODES) as StopSignal[]; // the keys of the constant above
   const listener = (name: StopSignal): void => {
     code = SIGNAL_CODES[name];
     close();
     controller.abort();
   };
   const close = (): void => {
-    for (const name of names) process.off(name, listener);
+    for (const name of STOP_SIGNALS) process.off(name, listener);
   };
-  for (const name of names) process.on(name, listener);
+  for (const name of STOP_SIGNALS) process.on(name, listener);
   return { signal: controller.signal, exitCode: () => code, close };
 }
 

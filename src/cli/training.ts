@@ -6,6 +6,7 @@ import { evaluateDuring } from '../evaluate/during.js';
 import { loadNative, type Native } from '../tensorflow/binding.js';
 import { Interrupted, train } from '../train/train.js';
 import { Display } from './display.js';
+import { SIGNAL_CODES, STOP_SIGNALS, type StopSignal } from './signals.js';
 
 /** What the command line says about a training run. */
 export interface TrainingArguments {
@@ -13,10 +14,6 @@ export interface TrainingArguments {
   readonly set: readonly string[];
   readonly fresh: boolean;
 }
-
-/** Exit codes of a process that a signal ended: 128 + the signal's number. */
-const SIGNAL_CODES = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const;
-type StopSignal = keyof typeof SIGNAL_CODES;
 
 /** Trains, or resumes, and prints where the result lies. A signal saves the last whole step and ends the process. */
 export async function runTraining(
@@ -69,9 +66,8 @@ class StopSignals {
     private readonly native: Native,
     private readonly display: Display,
   ) {
-    for (const [name, code] of Object.entries(SIGNAL_CODES) as [StopSignal, number][]) {
-      // the keys of the constant above
-      const listener = () => this.#onSignal(name, code);
+    for (const name of STOP_SIGNALS) {
+      const listener = () => this.#onSignal(name, SIGNAL_CODES[name]);
       this.#listeners.set(name, listener);
       process.on(name, listener);
     }
