@@ -100,15 +100,17 @@ async function syncFolder(folder: string): Promise<void> {
   }
 }
 
-/** SHA-256 of a file, in hex; read in pieces. */
-export async function sha256OfFile(path: string): Promise<string> {
+/** SHA-256 of a file, or of several one after the other, in hex; read in pieces. */
+export async function sha256OfFile(...paths: readonly string[]): Promise<string> {
   const hash = createHash('sha256');
-  try {
-    for await (const chunk of createReadStream(path, { highWaterMark: 2 ** 20 })) {
-      hash.update(chunk as Uint8Array); // a stream without an encoding yields bytes
+  for (const path of paths) {
+    try {
+      for await (const chunk of createReadStream(path, { highWaterMark: 2 ** 20 })) {
+        hash.update(chunk as Uint8Array); // a stream without an encoding yields bytes
+      }
+    } catch (error) {
+      throw fileError(path, error);
     }
-  } catch (error) {
-    throw fileError(path, error);
   }
   return hash.digest('hex');
 }

@@ -2,13 +2,10 @@
  * SHA-256 of weights. Those of large files are remembered in the per-user cache, so that a start need not read 16 GB
  * twice; a file that was written, replaced or touched since is hashed anew.
  */
-import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
 import { mkdir, readdir, readFile, stat } from 'node:fs/promises';
 import { basename, join, resolve } from 'node:path';
-import { pipeline } from 'node:stream/promises';
 import { cacheFolder } from '../../cache.js';
-import { fileError, writeFileWhole } from '../../files.js';
+import { fileError, sha256OfFile, writeFileWhole } from '../../files.js';
 
 /** Smaller weights are hashed each time: that costs less than remembering them is worth. */
 const REMEMBERED_BYTES = 2 ** 26;
@@ -23,10 +20,10 @@ const FILE = 'hashes.json';
 export async function hashWeights(path: string): Promise<string> {
   const files = await weightFiles(path);
   const before = await stampOf(files);
-  if (before.bytes < REMEMBERED_BYTES) return sha256Of(files);
+  if (before.bytes < REMEMBERED_BYTES) return sha256OfFile(...files);
   const known = (await remembered())[resolve(path)];
   if (known?.stamp === before.stamp) return known.sha256;
-  const sha256 = await sha256Of(files);
+  const sha256 = await sha256OfFile(...files);
   const after = await stampOf(files);
   if (after.stamp === before.stamp) await remember(resolve(path), { stamp: before.stamp, sha256 });
   return sha256;
@@ -41,13 +38,6 @@ async function weightFiles(path: string): Promise<string[]> {
     (name) => name === 'config.json' || /\.(safetensors|bin)$/.test(name),
   );
   return names.sort().map((name) => join(path, name));
-}
-
-async function sha256Of(files: readonly string[]): Promise<string> {
-  const hash = createHash('sha256');
-  for (const file of files)
-    await pipeline(createReadStream(file, { highWaterMark: 4 << 20 }), hash, { end: false });
-  return hash.digest('hex');
 }
 
 /** What changes whenever the files' bytes may have: names, sizes, inodes, and both times to the nanosecond. */
