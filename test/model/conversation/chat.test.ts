@@ -1,5 +1,4 @@
 /** A session's answers against those of `reply`, which reads everything anew, and what a turn costs. */
-import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { UserError } from '../../../src/errors.js';
 import { ChatSession } from '../../../src/model/conversation/chat.js';
@@ -15,12 +14,11 @@ import {
   TEMPLATES,
   type ConversationTemplate,
 } from '../../../src/model/conversation/template.js';
-import { LanguageModel } from '../../../src/model/language/languageModel.js';
-import { loadTokenizer } from '../../../src/model/tokenizer/tokenizer.js';
+import { tinyAssistant } from '../../helpers/tinyAssistant.js';
 import { TensorFlow } from '../../../src/tensorflow/session.js';
 import { countPositions, type PositionCount } from '../../helpers/positions.js';
 import { mulberry32, randomNormal } from '../../helpers/random.js';
-import { TINY_FEATURES, TINY_LLAMA, tinyLlama, tinyProjection } from '../../helpers/tinyModels.js';
+import { TINY_FEATURES, TINY_LLAMA } from '../../helpers/tinyModels.js';
 
 const { channels: C, queries: Q } = TINY_FEATURES;
 const OPTIONS = { kind: 'linear', standardise: true, layerNorm: true } as const;
@@ -31,14 +29,9 @@ let tensorflow: TensorFlow;
 let assistant: Assistant;
 let counted: PositionCount;
 beforeAll(async () => {
-  const tokenizer = await loadTokenizer(
-    join(import.meta.dirname, '../../fixtures/minigpt4-tiny/weights/llm/tokenizer.model'),
-  );
   tensorflow = await TensorFlow.open();
-  const spec = { llama: LLAMA, featureSize: C, precision: 'float32' as const, projection: OPTIONS };
-  const model = await LanguageModel.open(tensorflow, spec, tinyLlama(LLAMA).source);
-  assistant = { model, projection: tinyProjection(OPTIONS), tokenizer };
-  counted = countPositions(model);
+  assistant = await tinyAssistant(tensorflow, LLAMA, OPTIONS);
+  counted = countPositions(assistant.model);
 });
 afterAll(() => tensorflow.close());
 

@@ -1,4 +1,3 @@
-import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { UserError } from '../../../src/errors.js';
 import { beamSearch } from '../../../src/model/language/beamSearch.js';
@@ -10,14 +9,13 @@ import {
   startConversation,
 } from '../../../src/model/conversation/conversation.js';
 import { TEMPLATES } from '../../../src/model/conversation/template.js';
-import { LanguageModel } from '../../../src/model/language/languageModel.js';
 import { answerStops } from '../../../src/model/conversation/answerText.js';
 import { reply, type Assistant } from '../../../src/model/conversation/reply.js';
 import { prefixLength } from '../../../src/model/language/sequence.js';
-import { loadTokenizer } from '../../../src/model/tokenizer/tokenizer.js';
+import { tinyAssistant } from '../../helpers/tinyAssistant.js';
 import { TensorFlow } from '../../../src/tensorflow/session.js';
 import { mulberry32, randomNormal } from '../../helpers/random.js';
-import { TINY_FEATURES, TINY_LLAMA, tinyLlama, tinyProjection } from '../../helpers/tinyModels.js';
+import { TINY_FEATURES, TINY_LLAMA } from '../../helpers/tinyModels.js';
 
 const { channels: C, queries: Q } = TINY_FEATURES;
 const OPTIONS = { kind: 'linear' as const, standardise: true, layerNorm: true };
@@ -27,13 +25,8 @@ const LLAMA = { ...TINY_LLAMA, vocabSize: 601, maxPositions: 160 };
 let tensorflow: TensorFlow;
 let assistant: Assistant;
 beforeAll(async () => {
-  const tokenizer = await loadTokenizer(
-    join(import.meta.dirname, '../../fixtures/minigpt4-tiny/weights/llm/tokenizer.model'),
-  );
   tensorflow = await TensorFlow.open();
-  const spec = { llama: LLAMA, featureSize: C, precision: 'float32' as const, projection: OPTIONS };
-  const model = await LanguageModel.open(tensorflow, spec, tinyLlama(LLAMA).source);
-  assistant = { model, projection: tinyProjection(OPTIONS), tokenizer };
+  assistant = await tinyAssistant(tensorflow, LLAMA, OPTIONS);
 });
 afterAll(() => tensorflow.close());
 
