@@ -59,7 +59,7 @@ export class Chat {
     await findProjection(from);
     const model = await openMiniGpt4(config.model, folders, loading);
     try {
-      const projection = await loadProjection(from, config, model, { ...(note && { note }) });
+      const projection = await loadProjection(from, config, model, { note });
       const { language, tokenizer } = model;
       return new Chat(model, new ChatSession({ model: language, projection, tokenizer }, template));
     } catch (error) {

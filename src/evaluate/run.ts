@@ -55,9 +55,7 @@ export async function runEvaluation(
   const model = await openMiniGpt4(config.model, folders, events.loading);
   const store = await openStore(config, model);
   try {
-    const projection = await loadProjection(from, config, model, {
-      ...(events.note && { note: events.note }),
-    });
+    const projection = await loadProjection(from, config, model, { note: events.note });
     const features = featureReader(model.encoder, store, { workers: config.data.workers });
     const prompter = new Prompter(model.tokenizer, config.prompt);
     const heldOut = await readHeldOut(config, features, prompter, (done, total) =>

@@ -8,6 +8,7 @@ import { hashWeights } from './weights/hashes.js';
 import { openHuggingFaceFolder } from './weights/huggingface.js';
 import { LanguageModel } from './language/languageModel.js';
 import type { Precision } from './layers.js';
+import { projectionOptions } from './projection.js';
 import { llamaConfig } from './language/llama.js';
 import { loadTokenizer, type Tokenizer } from './tokenizer/tokenizer.js';
 import { openVision } from './vision/vision.js';
@@ -101,14 +102,13 @@ export async function openLanguageModel(
   { folder, featureSize }: { readonly folder: string; readonly featureSize: number },
   onProgress?: (done: number) => void,
 ): Promise<LanguageModel> {
-  const { kind, standardise, layerNorm } = config.projection;
   const source = await openHuggingFaceFolder(folder);
   try {
     const spec = {
       llama: llamaConfig(source.config),
       featureSize,
       ...arithmeticOf(config, tensorflow),
-      projection: { kind, standardise, layerNorm },
+      projection: projectionOptions(config.projection),
     };
     return await LanguageModel.open(tensorflow, spec, source, onProgress);
   } finally {

@@ -22,6 +22,11 @@ export interface ProjectionOptions {
   readonly layerNorm: boolean;
 }
 
+/** The part of a configuration that decides the graph and the files: how the weights begin does not. */
+export function projectionOptions({ kind, standardise, layerNorm }: ProjectionConfig): ProjectionOptions {
+  return { kind, standardise, layerNorm };
+}
+
 /** Channel statistics of the training features, float32[C] each. */
 export interface FeatureStatistics {
   readonly mean: Float32Array;

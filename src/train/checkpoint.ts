@@ -4,7 +4,7 @@
  */
 import { createHash } from 'node:crypto';
 import { readdir, readFile, rename, rm, stat } from 'node:fs/promises';
-import { basename, extname, join } from 'node:path';
+import { basename, dirname, extname, join } from 'node:path';
 
 import { UserError } from '../errors.js';
 import { fileError, writeFileWhole, writeFolderWhole } from '../files.js';
@@ -30,11 +30,10 @@ export interface Checkpoint extends CheckpointContents {
 }
 
 /** File of the projection in a checkpoint folder. */
-export const PROJECTION_FILE = 'projection.safetensors';
+const PROJECTION_FILE = 'projection.safetensors';
 const OPTIMIZER_FILE = 'optimizer.safetensors';
 const METADATA = { format: 'pt' }; // what other readers of safetensors look for
-/** What the run stood on, in a checkpoint folder. */
-export const STATE_FILE = 'state.json';
+const STATE_FILE = 'state.json';
 const STEP_FOLDER = /^step-(\d{8,})$/;
 const LEFTOVER = /^\..*\.tmp$/; // as files.ts names what it writes
 
@@ -103,6 +102,13 @@ export async function findProjection(path: string): Promise<string> {
   }
   await verify(folder, PROJECTION_FILE, await loadState(folder));
   return join(folder, PROJECTION_FILE);
+}
+
+/** The state of the checkpoint that a projection's file lies in; undefined where it lies in none. @throws UserError if it is damaged */
+export async function stateBeside(file: string): Promise<StoredState | undefined> {
+  const folder = dirname(file);
+  if (basename(file) !== PROJECTION_FILE || !(await exists(join(folder, STATE_FILE)))) return undefined;
+  return loadState(folder);
 }
 
 /** Removes what a process that died while saving has left. Only for the run's one live process (see lock.ts). */

@@ -1,23 +1,28 @@
 /** `minigpt4 export`: a trained projection as one file that other programs read, checked after writing. */
 import { existsSync } from 'node:fs';
 import { mkdir, readFile } from 'node:fs/promises';
-import { basename, dirname, extname, join } from 'node:path';
+import { dirname, extname, join } from 'node:path';
 
 import { RESOLVED_HEADER } from '../config/describe.js';
 import { loadConfig } from '../config/load.js';
 import type { Config } from '../config/schema.js';
 import { UserError } from '../errors.js';
 import { fileError } from '../files.js';
-import { projectionShapes, type ProjectionKind } from '../model/projection.js';
+import { projectionShapes } from '../model/projection.js';
 import { kindOfTensors, sizesOfTensors } from '../model/projectionTensors.js';
-import { openSafetensors } from '../model/weights/safetensors.js';
 import type { HostTensor } from '../tensorflow/dtypes.js';
 import { packageVersion } from '../version.js';
-import { findProjection } from './checkpoint.js';
-import { parseState, type StoredState } from './checkpointState.js';
+import { findProjection, stateBeside } from './checkpoint.js';
+import type { StoredState } from './checkpointState.js';
 import { probeLogits, type Probe } from './exportProbe.js';
 import type { NamedTensors } from './namedTensors.js';
-import { FORMAT_ENDINGS, readProjection, writeProjection, type ProjectionFormat } from './projectionFiles.js';
+import {
+  FORMAT_ENDINGS,
+  projectionMetadata,
+  readProjection,
+  writeProjection,
+  type ProjectionFormat,
+} from './projectionFiles.js';
 
 /** Options of `exportProjection`. */
 export interface ExportOptions {
@@ -68,13 +73,14 @@ export async function exportProjection(
   const source = await findProjection(from);
   const { tensors, ignored } = await readProjection(source);
   requireProjection(source, tensors);
-  const metadata = await metadataOf(source);
+  const state = await stateBeside(source);
+  const config = state && (await configOf(source));
+  const metadata = await metadataOf(source, state, config);
   await mkdir(dirname(out), { recursive: true }).catch((error: unknown) => {
     throw fileError(dirname(out), error);
   });
   await writeProjection(out, format, tensors, metadata);
   const written = await requireEqual(out, tensors);
-  const config = await configOf(source);
   const probe =
     llmFolder && config
       ? await probeLogits(config, await llmFolder(config), [tensors, written], onProgress)
@@ -99,7 +105,7 @@ function requireTarget(out: string, format: ProjectionFormat, force: boolean): v
   }
 }
 
-function requireProjection(source: string, tensors: NamedTensors): ProjectionKind {
+function requireProjection(source: string, tensors: NamedTensors): void {
   const kind = kindOfTensors(Object.keys(tensors));
   if (kind === undefined) {
     throw new UserError(
@@ -118,18 +124,16 @@ function requireProjection(source: string, tensors: NamedTensors): ProjectionKin
       `${source}: ${name} must be [${shape.join(', ')}] beside ${first} [${tensors[first]?.shape.join(', ') ?? ''}], got [${tensor.shape.join(', ')}]`,
     );
   }
-  return kind;
 }
 
 /** What is known about the projection: from its checkpoint and run, else what the file itself says. */
-async function metadataOf(source: string): Promise<Record<string, string>> {
+async function metadataOf(
+  source: string,
+  state: StoredState | undefined,
+  config: Config | undefined,
+): Promise<Record<string, string>> {
   const common = { format: 'pt', producer: `minigpt4-align ${packageVersion}` };
-  const stateFile = join(dirname(source), 'state.json');
-  if (basename(source) !== 'projection.safetensors' || !existsSync(stateFile)) {
-    return { ...(await ownMetadata(source)), ...common };
-  }
-  const state = parseState(await readFile(stateFile, 'utf8'), stateFile);
-  const config = await configOf(source);
+  if (!state) return { ...(await projectionMetadata(source)), ...common };
   return { ...common, ...stateMetadata(state), ...(config && configMetadata(config)) };
 }
 
@@ -155,16 +159,6 @@ async function configOf(source: string): Promise<Config | undefined> {
   const file = join(dirname(source), '..', '..', 'config.yaml');
   if (!existsSync(file) || !(await readFile(file, 'utf8')).startsWith(RESOLVED_HEADER)) return undefined;
   return loadConfig(file);
-}
-
-async function ownMetadata(file: string): Promise<Readonly<Record<string, string>>> {
-  if (extname(file) !== '.safetensors') return {}; // PyTorch files have no room for any
-  const opened = await openSafetensors(file);
-  try {
-    return opened.metadata;
-  } finally {
-    await opened.close();
-  }
 }
 
 async function requireEqual(file: string, expected: NamedTensors): Promise<NamedTensors> {

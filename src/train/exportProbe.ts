@@ -2,8 +2,8 @@
 import type { Config } from '../config/schema.js';
 import { randomAt } from '../data/order.js';
 import { openLanguageModel } from '../model/miniGpt4.js';
-import type { Projection } from '../model/projection.js';
-import { kindOfTensors, projectionFromTensors, sizesOfTensors } from '../model/projectionTensors.js';
+import { projectionOptions } from '../model/projection.js';
+import { projectionFromTensors, sizesOfTensors } from '../model/projectionTensors.js';
 import { layOut } from '../model/language/sequence.js';
 import { loadTokenizer } from '../model/tokenizer/tokenizer.js';
 import { TensorFlow } from '../tensorflow/session.js';
@@ -33,22 +33,19 @@ export async function probeLogits(
   projections: readonly [NamedTensors, NamedTensors],
   onProgress?: (done: number) => void,
 ): Promise<Probe> {
-  const { kind: configured, standardise, layerNorm } = config.model.projection;
-  const kind = kindOfTensors(Object.keys(projections[0])) ?? configured;
-  const sizes = sizesOfTensors(projections[0], kind);
-  const options = { kind, standardise, layerNorm };
+  const options = projectionOptions(config.model.projection);
+  const sizes = sizesOfTensors(projections[0], options.kind);
   const tensorflow = await TensorFlow.open({ threads: config.model.threads });
   try {
-    const model = { ...config.model, projection: { ...config.model.projection, kind } };
     const language = await openLanguageModel(
       tensorflow,
-      model,
+      config.model,
       { folder: llm, featureSize: sizes[0] },
       onProgress,
     );
     const batch = await probeBatch(llm, sizes[0]);
     const logits = async (tensors: NamedTensors, from: string): Promise<Float32Array> => {
-      const projection: Projection = projectionFromTensors(tensors, sizes, options, from);
+      const projection = projectionFromTensors(tensors, sizes, options, from);
       return (await language.inspect(projection, batch)).logits.data as Float32Array; // the graph's output is float32
     };
     return compared(await logits(projections[0], 'source'), await logits(projections[1], 'export'));

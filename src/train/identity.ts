@@ -3,15 +3,11 @@
  * beside other ones, even where the widths fit.
  */
 import { createHash } from 'node:crypto';
-import { existsSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
-import { basename, dirname, extname, join } from 'node:path';
 import type { Config } from '../config/schema.js';
 import { UserError } from '../errors.js';
 import type { MiniGpt4 } from '../model/miniGpt4.js';
-import { openSafetensors } from '../model/weights/safetensors.js';
-import { PROJECTION_FILE, STATE_FILE } from './checkpoint.js';
-import { parseState } from './checkpointState.js';
+import { stateBeside } from './checkpoint.js';
+import { projectionMetadata } from './projectionFiles.js';
 
 /** SHA-256 by part; a part that there is not, or that an older file does not name, is missing. */
 export type Identity = Readonly<Record<string, string>>;
@@ -42,15 +38,12 @@ export function identityOf({ prompt }: Config, { hashes }: Pick<MiniGpt4, 'hashe
 
 /** What a projection's file says it was trained with; empty where it says nothing, as official checkpoints do. */
 export async function recordedIdentity(file: string): Promise<Identity> {
-  const state = join(dirname(file), STATE_FILE);
-  if (basename(file) === PROJECTION_FILE && existsSync(state))
-    return parseState(await readFile(state, 'utf8'), state).parts;
-  if (extname(file) !== '.safetensors') return {};
-  const opened = await openSafetensors(file);
-  await opened.close();
+  const state = await stateBeside(file);
+  if (state) return state.parts;
+  const metadata = await projectionMetadata(file);
   return Object.fromEntries(
     ALL_PARTS.flatMap((part) => {
-      const sha256 = opened.metadata[`sha256.${part}`];
+      const sha256 = metadata[`sha256.${part}`];
       return sha256 === undefined ? [] : [[part, sha256]];
     }),
   );

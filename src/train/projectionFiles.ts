@@ -56,6 +56,14 @@ export async function readProjection(file: string): Promise<ProjectionTensors> {
   }
 }
 
+/** The free text that a projection's file carries; PyTorch files have no room for any. */
+export async function projectionMetadata(file: string): Promise<Readonly<Record<string, string>>> {
+  if (extname(file) !== '.safetensors') return {};
+  const opened = await openSafetensors(file);
+  await opened.close();
+  return opened.metadata;
+}
+
 /**
  * Writes a projection, whole or not at all.
  *

@@ -2,7 +2,7 @@
 import type { Config } from '../config/schema.js';
 import { randomAt } from '../data/order.js';
 import type { MiniGpt4 } from '../model/miniGpt4.js';
-import type { FeatureStatistics, Projection } from '../model/projection.js';
+import { projectionOptions, type FeatureStatistics, type Projection } from '../model/projection.js';
 import { featureStatistics, initialProjection } from '../model/projectionStart.js';
 import { projectionFromTensors } from '../model/projectionTensors.js';
 import { findProjection, type Checkpoint } from './checkpoint.js';
@@ -43,8 +43,8 @@ export async function startProjection(
   { onProgress, note }: StartEvents = {},
 ): Promise<Projection> {
   const sizes = projectionSizes(model);
-  const { kind, standardise, layerNorm, init, initialScale } = config.model.projection;
-  const options = { kind, standardise, layerNorm };
+  const { standardise, init, initialScale } = config.model.projection;
+  const options = projectionOptions(config.model.projection);
   if (checkpoint) {
     requireIdentity(
       checkpoint.folder,
@@ -56,10 +56,7 @@ export async function startProjection(
     return projectionFromTensors(checkpoint.projection, sizes, options, checkpoint.folder);
   }
   if (config.train.initFrom)
-    return loadProjection(config.train.initFrom, config, model, {
-      parts: FROZEN_PARTS,
-      ...(note && { note }),
-    });
+    return loadProjection(config.train.initFrom, config, model, { parts: FROZEN_PARTS, note });
   const statistics = standardise ? await trainingStatistics(samples, sizes[0], onProgress) : undefined;
   const start =
     init === 'torch' ? { kind: init } : { kind: init, rms: await model.embeddingRms(), scale: initialScale };
@@ -81,12 +78,11 @@ export async function loadProjection(
   { note, parts = ALL_PARTS }: LoadOptions = {},
 ): Promise<Projection> {
   const file = await findProjection(path);
-  const { kind, standardise, layerNorm } = config.model.projection;
   const { tensors, ignored } = await readProjection(file);
   const projection = projectionFromTensors(
     tensors,
     projectionSizes(model),
-    { kind, standardise, layerNorm },
+    projectionOptions(config.model.projection),
     file,
   );
   const recorded = await recordedIdentity(file);
@@ -106,7 +102,7 @@ export async function loadProjection(
 
 /** How a projection is loaded. */
 export interface LoadOptions {
-  readonly note?: (text: string) => void;
+  readonly note?: ((text: string) => void) | undefined;
   readonly parts?: readonly Part[];
 }
 
