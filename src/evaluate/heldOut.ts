@@ -9,7 +9,8 @@ import type { LanguageModel } from '../model/language/languageModel.js';
 import type { Projection } from '../model/projection.js';
 import type { Prompter } from '../model/conversation/prompt.js';
 import type { Example } from '../model/language/sequence.js';
-import { microBatch, type FeatureReader } from '../train/samples.js';
+import type { FeatureReader } from '../train/features.js';
+import { microBatch } from '../train/samples.js';
 
 /** A held-out pair, read, encoded and tokenized. */
 export interface HeldOutItem {

@@ -12,8 +12,8 @@ import { AdamW } from './adamw.js';
 import { cpuKind, stateDifferences, type CheckpointState } from './checkpointState.js';
 import { identityOf } from './identity.js';
 import { configHash, Run } from './run.js';
-import { featureReader, openSources, Samples, type FeatureReader } from './samples.js';
-import { openStore } from './features.js';
+import { featureReader, openStore, type FeatureReader } from './features.js';
+import { openSources, Samples } from './samples.js';
 import { startProjection } from './start.js';
 import type { TrainEvents, TrainOptions } from './train.js';
 

@@ -3,22 +3,19 @@
  * features found in the cache), its caption turned into tokens. A bad sample is written to the ledger and replaced by
  * the next good one, the same one in every run.
  */
-import { createHash } from 'node:crypto';
-import pLimit from 'p-limit';
 import type { Config } from '../config/schema.js';
 import { cleanCaption } from '../data/captions.js';
 import { cropAt, type Crop } from '../data/crop.js';
-import type { FeatureStore } from '../data/featureStore.js';
-import { BadImage, preprocess, type ImageTransform } from '../data/images.js';
+import { BadImage } from '../data/images.js';
 import type { BadSampleLedger } from '../data/ledger.js';
 import { drawAt, randomAt, sampleAt, type MixtureDraw } from '../data/order.js';
 import type { ImageTextPair } from '../data/pairs.js';
 import { ShardSet } from '../data/shards.js';
 import { UserError } from '../errors.js';
-import type { Encoder } from '../model/vision/encoder.js';
 import type { MicroBatch } from '../model/language/languageModel.js';
 import type { Prompter } from '../model/conversation/prompt.js';
 import { layOut, type Example } from '../model/language/sequence.js';
+import type { FeatureReader } from './features.js';
 
 /** How many times a bad sample is replaced before the data is given up. */
 const MAX_REPLACEMENTS = 100;
@@ -41,9 +38,6 @@ export interface SampleSource {
   readonly prompt: 'none' | 'instruction';
 }
 
-/** Gives the features of an image, or of a part of it: of all of it from the cache if they are there, else from the encoder. */
-export type FeatureReader = (pair: ImageTextPair, crop?: Crop) => Promise<Float32Array>;
-
 /** Opens the training mixture of a configuration. */
 export async function openSources({ data }: Config): Promise<SampleSource[]> {
   return Promise.all(
@@ -52,50 +46,6 @@ export async function openSources({ data }: Config): Promise<SampleSource[]> {
       return { shards, rows: Math.min(shards.rows, maxRows), weight, prompt };
     }),
   );
-}
-
-/**
- * Features through the encoder, kept in the store under the hash of the image's bytes. Those of a crop are not kept: the
- * same part hardly comes twice.
- *
- * @param store undefined = the encoder runs each time
- * @param options.workers images decoded at the same time
- * @param options.flushEvery newly encoded images after which the store is written to disk
- */
-export function featureReader(
-  encoder: Encoder,
-  store: FeatureStore | undefined,
-  { workers, flushEvery = Infinity }: { readonly workers: number; readonly flushEvery?: number },
-): FeatureReader {
-  const decoding = pLimit(workers);
-  let unsaved = 0;
-  const { imageSize: size, imageMean: mean, imageStd: std } = encoder.spec.vit;
-  const transform: ImageTransform = { size, mean, std };
-  return async ({ image }, crop) => {
-    const decode = (): Promise<Float32Array> => decoding(() => preprocess(image, transform, crop));
-    if (!store || crop) return encoder.encode(await decode());
-    const key = createHash('sha256').update(image).digest('hex');
-    const known = store.get(key);
-    if (known) return known;
-    const features = await encoder.encode(await decode());
-    store.put(key, features);
-    unsaved += 1;
-    if (unsaved >= flushEvery) {
-      unsaved = 0;
-      await store.flush();
-    }
-    return features;
-  };
-}
-
-/** Hash of all that decides a feature besides the image's bytes; names the cache's files. */
-export function featureKey(encoder: Encoder, encoderSha256: string): string {
-  const { vit, ...rest } = encoder.spec;
-  const { tensorflow } = encoder.session;
-  return createHash('sha256')
-    .update(JSON.stringify({ encoderSha256, ...rest, vit, ...tensorflow.facts }))
-    .digest('hex')
-    .slice(0, 24);
 }
 
 /** Reads the samples of a training mixture by position. */

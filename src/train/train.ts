@@ -12,7 +12,8 @@ import { openTraining, type Training } from './open.js';
 import { prefetch } from './prefetch.js';
 import { preflight } from './preflight.js';
 import type { Run } from './run.js';
-import { microBatch, type FeatureReader } from './samples.js';
+import type { FeatureReader } from './features.js';
+import { microBatch } from './samples.js';
 import { learningRate, scheduleOf } from './schedule.js';
 import type { MicroBatch } from '../model/language/languageModel.js';
 
