@@ -42,6 +42,17 @@ export const Data = section(
       description:
         'what set and question are drawn for: each sample, or a whole batch at once, as MiniGPT-4 does (115 : 14 batches of LAION and CC-SBU)',
     }),
+    order: choice(['shuffle', 'local', 'replacement'], {
+      default: 'shuffle',
+      description:
+        'in which order the rows of a set come. shuffle: all of them in a new order each epoch; local: the same, but in runs of neighbouring rows, mixed within data.window, for sets that are larger than memory or come over the network; replacement: each drawn at random, as MiniGPT-4 does, so that some come twice before others come once',
+    }),
+    window: count({
+      minimum: 256,
+      default: 4096,
+      description:
+        'with order local: rows that are mixed with each other; about this many images are held in memory',
+    }),
     heldOut: Type.Optional(HeldOut),
     captions: choice(['clean', 'verbatim'], {
       default: 'clean',
@@ -65,10 +76,24 @@ export const Data = section(
       description: 'micro-batches prepared ahead of the step; never changes the result',
     }),
     workers: count({ default: 2, description: 'images decoded at the same time; never changes the result' }),
-    featureCache: Type.Boolean({
+    featureCache: Type.Unsafe<boolean | 'always'>({
+      enum: [true, false, 'always'],
       default: true,
       description:
-        "keep the encoder's output on disk and compute it once per image; never changes the result. With transform random-crop only the images of evaluations are kept",
+        "keep the encoder's output on disk and compute it once per image; never changes the result. true: where it pays, so not for training images that come only once, or cropped at random each time; always: also for those that come once, for runs to follow; false: never",
+    }),
+    featureCacheGB: Type.Number({
+      exclusiveMinimum: 0,
+      default: 50,
+      description:
+        'size of the feature cache in 10^9 bytes; when it is full, the rest is computed anew each time',
+    }),
+    verifyCache: Type.Number({
+      minimum: 0,
+      maximum: 1,
+      default: 0,
+      description:
+        'share of the features found in the cache that is computed again and must be the same to the bit; --verify-cache sets it',
     }),
   },
   { description: 'what it learns from' },

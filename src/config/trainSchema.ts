@@ -44,6 +44,31 @@ export const LearningRate = section(
   { description: 'the learning rate over the steps' },
 );
 
+/** What keeps one bad batch from spoiling the weights. */
+export const Guard = section(
+  {
+    deviations: Type.Number({
+      minimum: 0,
+      default: 10,
+      description:
+        'a step is not applied when its loss lies further above the median of the last steps than this many standard deviations (taken from their median deviation); 0: only when it is no number',
+    }),
+    window: count({
+      minimum: 8,
+      default: 64,
+      description: 'last applied steps that a loss is compared with',
+    }),
+    stopAfter: count({
+      default: 3,
+      description: 'stop the run after this many steps in a row that were not applied',
+    }),
+  },
+  {
+    default: {},
+    description: 'steps that are not applied; each one is in ledger.jsonl with the samples of its batch',
+  },
+);
+
 /** How it learns. */
 export const Train = section(
   {
@@ -71,6 +96,7 @@ export const Train = section(
       default: 0,
       description: 'scale gradients down to this norm; 0 = off, as in the reference',
     }),
+    guard: Guard,
     preflight: Type.Boolean({
       default: true,
       description:
@@ -87,6 +113,11 @@ export const Train = section(
       description: 'steps between checkpoints; one is also saved at the end and on Ctrl-C',
     }),
     keepCheckpoints: count({ default: 3, description: 'checkpoints kept, the newest' }),
+    keepEvery: count({
+      minimum: 0,
+      default: 0,
+      description: 'also keep each checkpoint whose step is a multiple of this, 0 = only the newest',
+    }),
   },
   { description: 'how it learns' },
 );

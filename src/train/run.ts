@@ -37,6 +37,8 @@ const MAY_CHANGE = [
   'data.prefetch',
   'data.workers',
   'data.featureCache',
+  'data.featureCacheGB',
+  'data.verifyCache',
   'model.threads',
   'model.identity',
   'train.steps',
@@ -45,6 +47,7 @@ const MAY_CHANGE = [
   'train.evalEvery',
   'train.saveEvery',
   'train.keepCheckpoints',
+  'train.keepEvery',
 ];
 
 /** SHA-256 of the resolved configuration, for `CheckpointState.configSha256`. */

@@ -53,6 +53,10 @@ describe('a configuration file', () => {
       prefetch: 4,
       workers: 2,
       featureCache: true,
+      featureCacheGB: 50,
+      verifyCache: 0,
+      order: 'shuffle',
+      window: 4096,
     });
     expect(config.train.optimizer).toEqual({ beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.05 });
     expect(config.train.schedule).toEqual({ kind: 'cosine', peak: 1e-3, floor: 0, start: 0, warmupSteps: 0 });
