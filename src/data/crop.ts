@@ -5,7 +5,7 @@
  * Source: Vision-CAIR/MiniGPT-4 at 22d8888, minigpt4/processors/blip_processors.py, `Blip2ImageTrainProcessor`; pytorch/vision
  * 0.20, torchvision/transforms/transforms.py, `RandomResizedCrop.get_params`.
  */
-import { randomAt } from './order.js';
+import { randomAt } from './keyed.js';
 import type { RgbImage } from './resize.js';
 
 /** A part of an image, in whole pixels. */

@@ -8,7 +8,9 @@ import { cleanCaption } from '../data/captions.js';
 import { cropAt, type Crop } from '../data/crop.js';
 import { BadImage } from '../data/images.js';
 import type { BadSampleLedger } from '../data/ledger.js';
-import { drawAt, randomAt, sampleAt, type MixtureDraw } from '../data/order.js';
+import { randomAt } from '../data/keyed.js';
+import { drawAt, type MixtureDraw } from '../data/mixture.js';
+import { rowAt } from '../data/order.js';
 import type { ImageTextPair } from '../data/pairs.js';
 import { ShardSet } from '../data/shards.js';
 import { UserError } from '../errors.js';
@@ -70,11 +72,12 @@ export class Samples {
    * @param step the step it is for, for the ledger
    */
   async at(position: number, step: number): Promise<Sample> {
-    const { seed } = this.config.run;
+    const { data, run } = this.config;
     const { source: number, index } = this.#draw(position);
     const source = this.sources[number];
     if (!source) throw new Error(`samples: the mixture drew source ${number} of ${this.sources.length}`);
-    const first = sampleAt(seed + number, index, source.rows);
+    const order = { kind: data.order, window: data.window };
+    const first = rowAt(order, run.seed + number, index, source.rows);
     for (let attempt = 0; attempt < Math.min(MAX_REPLACEMENTS, source.rows); attempt++) {
       const row = (first + attempt) % source.rows;
       const found = await this.#read(source, row, position, step);

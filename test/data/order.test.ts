@@ -1,23 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { drawAt, mixtureAt, randomAt, sampleAt } from '../../src/data/order.js';
-
-const range = (n: number) => Array.from({ length: n }, (_, i) => i);
-
-/** Pearson's statistic of observed counts against a uniform distribution. */
-function chiSquare(counts: readonly number[]): number {
-  const mean = counts.reduce((a, b) => a + b, 0) / counts.length;
-  return counts.reduce((sum, count) => sum + (count - mean) ** 2 / mean, 0);
-}
-
-/** A bound that a fair source exceeds about once in 30,000 tries: mean + 4 standard deviations of χ². */
-const bound = (cells: number) => cells - 1 + 4 * Math.sqrt(2 * (cells - 1));
-
-function histogram(values: readonly number[], cells: number): number[] {
-  const counts = range(cells).map(() => 0);
-  for (const value of values) counts[value] = (counts[value] ?? 0) + 1;
-  return counts;
-}
+import { CHUNK_ROWS, rowAt, sampleAt } from '../../src/data/order.js';
+import { bound, chiSquare, histogram, range } from '../helpers/statistics.js';
 
 describe('sampleAt', () => {
   it('draws every row exactly once in every epoch, for any seed and number of rows', () => {
@@ -79,8 +63,6 @@ describe('sampleAt', () => {
 
   it('is the same on every machine and release: these values never change', () => {
     expect(range(8).map((i) => sampleAt(0, i, 641))).toEqual([309, 158, 342, 127, 278, 262, 102, 382]);
-    expect(range(12).map((i) => mixtureAt(7, i, [3, 2]))).toEqual([0, 1, 0, 1, 0, 1, 1, 0, 0, 0, 0, 0]);
-    expect(randomAt(42, 17, 'flip')).toBe(0.5225263426796355);
   });
 
   it('refuses no rows and a negative position', () => {
@@ -89,71 +71,84 @@ describe('sampleAt', () => {
   });
 });
 
-describe('drawAt', () => {
-  it('draws from 115 : 14 in exactly that ratio, in every block', () => {
-    const sources = range(129 * 20).map((i) => mixtureAt(1, i, [115, 14]));
-    for (const block of range(20)) {
-      expect(histogram(sources.slice(block * 129, (block + 1) * 129), 2)).toEqual([115, 14]);
+const LOCAL = { kind: 'local', window: 4096 } as const;
+
+describe('order local', () => {
+  it('draws every row exactly once in every epoch, for any seed, number of rows and window', () => {
+    fc.assert(
+      fc.property(
+        fc.maxSafeInteger(),
+        fc.integer({ min: 1, max: 3000 }),
+        fc.integer({ min: 1, max: 2000 }),
+        fc.integer({ min: 0, max: 50 }),
+        (seed, rows, window, epoch) => {
+          const order = { kind: 'local', window } as const;
+          const drawn = range(rows).map((i) => rowAt(order, seed, epoch * rows + i, rows));
+          expect(drawn.sort((a, b) => a - b)).toEqual(range(rows));
+        },
+      ),
+      { numRuns: 60, seed: 1 },
+    );
+  });
+
+  it('reads at most 18 runs of 256 neighbouring rows, or parts of them, in a window of 4096', () => {
+    const rows = 100_100; // the last chunk has 4 rows, so those after it lie across two windows
+    for (let start = 0; start + 4096 <= rows; start += 4096) {
+      const chunks = new Set(
+        range(4096).map((i) => Math.floor(rowAt(LOCAL, 3, start + i, rows) / CHUNK_ROWS)),
+      );
+      expect(chunks.size).toBeLessThanOrEqual(18); // 16, one cut at each end, the short one
     }
   });
 
-  it.each([
-    [[115, 14], 129],
-    [[0.7, 0.2, 0.1], 4096],
-    [[1, 0, 2], 3],
-    [[1e-9, 1], 4096],
-    [[3], 1],
-  ])(
-    'numbers the draws of each source 0, 1, 2, … without a gap or a repeat, for weights %j',
-    (weights, block) => {
-      const draws = range(block * 5).map((i) => drawAt(8, i, weights));
-      for (const source of weights.keys()) {
-        const indices = draws.filter((draw) => draw.source === source).map(({ index }) => index);
-        expect(indices.sort((a, b) => a - b)).toEqual(range(indices.length));
-        expect(indices.length > 0).toBe((weights[source] ?? 0) > 0);
-      }
-    },
-  );
-
-  it('keeps fractional weights to 1/4096', () => {
-    const counts = histogram(
-      range(4096).map((i) => mixtureAt(2, i, [0.7, 0.2, 0.1])),
-      3,
-    );
-    expect(counts).toEqual([2867, 819, 410]);
+  it('mixes a window: neighbours in the order come from all of its runs', () => {
+    const rows = 100_096;
+    const chunks = range(4096).map((i) => Math.floor(rowAt(LOCAL, 3, i, rows) / CHUNK_ROWS));
+    const numbers = [...new Set(chunks)];
+    expect(numbers).toHaveLength(16);
+    const pairs = chunks
+      .slice(1)
+      .map((chunk, i) => numbers.indexOf(chunk) * 16 + numbers.indexOf(chunks[i] ?? -1));
+    expect(chiSquare(histogram(pairs, 256))).toBeLessThan(bound(256));
   });
 
-  it.each([[[]], [[0, 0]], [[-1, 2]], [[NaN]], [[Infinity, 1]]])('refuses the weights %j', (weights) => {
-    expect(() => mixtureAt(0, 0, weights)).toThrow(/weights must be at least 0 and not all 0/);
+  it('takes other runs, in another order, at each epoch and for each seed', () => {
+    const rows = 100_096;
+    const firstWindow = (seed: number, epoch: number) =>
+      new Set(range(4096).map((i) => Math.floor(rowAt(LOCAL, seed, epoch * rows + i, rows) / CHUNK_ROWS)));
+    const [a, b, c] = [firstWindow(1, 0), firstWindow(1, 1), firstWindow(2, 0)];
+    const common = (x: Set<number>, y: Set<number>) => [...x].filter((chunk) => y.has(chunk)).length;
+    expect(common(a, b)).toBeLessThan(6); // 16 of 391: 0.65 on average
+    expect(common(a, c)).toBeLessThan(6);
+  });
+
+  it('puts the rows of the shorter last chunk at each place of the epoch', () => {
+    const rows = 10 * CHUNK_ROWS + 5;
+    const order = { kind: 'local', window: 1 } as const; // no mixing: the sequence of chunks itself
+    const slots = range(6000).map((epoch) => {
+      const at = range(11).find(
+        (slot) => rowAt(order, 1, epoch * rows + slot * CHUNK_ROWS, rows) >= 10 * CHUNK_ROWS,
+      );
+      return at ?? 99;
+    });
+    expect(chiSquare(histogram(slots, 11))).toBeLessThan(bound(11));
+  });
+
+  it('is the same on every machine and release: these values never change', () => {
+    const order = { kind: 'local', window: 300 } as const;
+    expect(range(6).map((i) => rowAt(order, 7, 641 + i * 100, 641))).toEqual([85, 83, 0, 570, 411, 608]);
   });
 });
 
-describe('randomAt', () => {
-  it('is uniform over positions, seeds and purposes', () => {
-    const streams = [
-      range(50_000).map((i) => randomAt(1, i, 'flip')),
-      range(50_000).map((i) => randomAt(i, 1, 'flip')),
-      range(50_000).map((i) => randomAt(1, 1, `purpose ${i}`)),
-      range(50_000).map((i) => randomAt(1, i * 2 ** 33, 'flip')),
-    ];
-    for (const values of streams) {
-      expect(values.every((v) => v >= 0 && v < 1)).toBe(true);
-      expect(
-        chiSquare(
-          histogram(
-            values.map((v) => Math.floor(v * 100)),
-            100,
-          ),
-        ),
-      ).toBeLessThan(bound(100));
-      expect(new Set(values).size).toBe(values.length);
-    }
-  });
-
-  it('gives different purposes unrelated numbers', () => {
-    const both = range(50_000).map(
-      (i) => Math.floor(randomAt(1, i, 'a') * 10) * 10 + Math.floor(randomAt(1, i, 'b') * 10),
-    );
-    expect(chiSquare(histogram(both, 100))).toBeLessThan(bound(100));
+describe('order replacement', () => {
+  it('draws each row independently: as often as any other, some twice before others once', () => {
+    const order = { kind: 'replacement', window: 1 } as const;
+    const drawn = range(64_000).map((i) => rowAt(order, 5, i, 64));
+    expect(chiSquare(histogram(drawn, 64))).toBeLessThan(bound(64));
+    const pairs = drawn.slice(1).map((row, i) => row * 64 + (drawn[i] ?? 0));
+    expect(chiSquare(histogram(pairs, 4096))).toBeLessThan(bound(4096));
+    const distinct = new Set(range(1000).map((i) => rowAt(order, 5, i, 1000))).size;
+    expect(distinct).toBeGreaterThan(590); // 1000 · (1 − 1/e) = 632, standard deviation 10
+    expect(distinct).toBeLessThan(674);
   });
 });

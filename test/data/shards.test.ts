@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { UserError } from '../../src/errors.js';
-import { randomAt } from '../../src/data/order.js';
+import { randomAt } from '../../src/data/keyed.js';
 import type { ImageTextPair } from '../../src/data/pairs.js';
 import { writeShards } from '../../src/data/shardWriter.js';
 import { ShardSet } from '../../src/data/shards.js';

@@ -2,7 +2,7 @@
 
 import { createHash } from 'node:crypto';
 import sharp, { type Sharp } from 'sharp';
-import { randomAt } from '../order.js';
+import { randomAt } from '../keyed.js';
 import type { Concept } from './emojiConcepts.js';
 
 /** An emoji's pixels, as all its views start from. */
