@@ -1,11 +1,14 @@
-// Two small services that Node does not offer, compiled by `minigpt4 setup` beside tfjs-node-gpu's addon:
+// What Node does not offer, compiled by `minigpt4 setup` beside tfjs-node-gpu's addon:
 //   exitNow(code)   ends the process at once. process.exit() waits for the worker thread, which may be many seconds
 //                   deep in a TensorFlow step; after SIGTERM and a saved checkpoint nothing is left to wait for.
 //   muteStderr(on)  points file descriptor 2 at /dev/null and back: TensorFlow prints banners while it loads that no
 //                   setting of its own turns off.
+//   resizeNormalise(job), hasWideKernel(): see preprocess.cc.
 #include <fcntl.h>
 #include <node_api.h>
 #include <unistd.h>
+
+#include "preprocess.h"
 
 static napi_value ExitNow(napi_env env, napi_callback_info info) {
   size_t count = 1;
@@ -39,11 +42,20 @@ static napi_value MuteStderr(napi_env env, napi_callback_info info) {
 }
 
 static napi_value Init(napi_env env, napi_value exports) {
-  napi_value exit_now, mute_stderr;
-  napi_create_function(env, "exitNow", NAPI_AUTO_LENGTH, ExitNow, nullptr, &exit_now);
-  napi_set_named_property(env, exports, "exitNow", exit_now);
-  napi_create_function(env, "muteStderr", NAPI_AUTO_LENGTH, MuteStderr, nullptr, &mute_stderr);
-  napi_set_named_property(env, exports, "muteStderr", mute_stderr);
+  const struct {
+    const char* name;
+    napi_callback function;
+  } functions[] = {
+      {"exitNow", ExitNow},
+      {"muteStderr", MuteStderr},
+      {"resizeNormalise", ResizeNormaliseAsync},
+      {"hasWideKernel", HasWideKernel},
+  };
+  for (const auto& [name, function] : functions) {
+    napi_value value;
+    napi_create_function(env, name, NAPI_AUTO_LENGTH, function, nullptr, &value);
+    napi_set_named_property(env, exports, name, value);
+  }
   return exports;
 }
 

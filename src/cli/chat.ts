@@ -98,7 +98,7 @@ async function answerAll(talk: Talk, questions: readonly string[], images: numbe
     await askAloud(talk, question);
   }
   if (questions.length) return;
-  const { loadNative } = await import('../tensorflow/binding.js');
+  const { loadNative } = await import('../native.js');
   process.exitCode = await converse(talk, {
     input: process.stdin,
     screen: process.stdout,

@@ -3,7 +3,7 @@ import { loadConfig } from '../config/load.js';
 import type { Stage } from '../config/schema.js';
 import { modelFolders } from '../setup/setup.js';
 import { evaluateDuring } from '../evaluate/during.js';
-import { loadNative, type Native } from '../tensorflow/binding.js';
+import { loadNative, type Native } from '../native.js';
 import { Interrupted, train } from '../train/train.js';
 import { Display } from './display.js';
 import { SIGNAL_CODES, STOP_SIGNALS, type StopSignal } from './signals.js';

@@ -1,13 +1,13 @@
 /** Image bytes → the pixels that the reference's `PIL.Image.open(…).convert('RGB')` sees, and their normalised planes. */
 
-import sharp, { type Metadata, type Sharp } from 'sharp';
-import { cropImage, type Crop } from './crop.js';
+import sharp, { type Sharp } from 'sharp';
+import { findNative, type ResizeJob } from '../native.js';
+import { cropImage, type Crop, type CropBox } from './crop.js';
+import { firstGifFrame, layOnCanvas } from './gif.js';
+import { BadImage, MAX_PIXELS, readImageHeader, requireSize, type PixelLayout } from './imageHeader.js';
 import { resizeBicubic, type RgbImage } from './resize.js';
 
-/** A sample's image that cannot be read: counted and left out, not the end of a run. The message is a short reason. */
-export class BadImage extends Error {
-  override readonly name = 'BadImage';
-}
+export { BadImage } from './imageHeader.js';
 
 /** How an encoder wants its images. */
 export interface ImageTransform {
@@ -18,23 +18,27 @@ export interface ImageTransform {
   readonly std: readonly number[];
 }
 
-const MAX_PIXELS = 5e7; // sharp's own limit lets a 256-megapixel PNG of 0.8 MB through
+/** Decoded samples, row by row as `layout` says. */
+interface Samples {
+  readonly width: number;
+  readonly height: number;
+  readonly layout: PixelLayout;
+  readonly data: Uint8Array;
+}
+
+const LAYOUTS: Readonly<Record<PixelLayout, ResizeJob['layout']>> = { rgb: 0, cmyk: 1, grey16: 2 };
 
 /**
  * Decodes JPEG, PNG, WebP, GIF … to RGB as the reference does: EXIF rotation is not applied, alpha is dropped and not
  * composited, grey is copied to three channels, colour profiles are ignored, of an animation the first frame is taken.
+ * 16-bit colour keeps its upper byte; 16-bit grey is cut off at 255, which makes most such images white.
  *
- * @throws BadImage if the bytes are empty, cut short, no image, or more than 50 megapixels
+ * Reference quirk: that is what Pillow's `convert('RGB')` makes of 16-bit grey, mode `I;16`.
+ *
+ * @throws BadImage if the bytes are empty, cut short, no image of a format that Pillow reads, or more than 50 megapixels
  */
 export async function decodeImage(bytes: Uint8Array): Promise<RgbImage> {
-  if (bytes.length === 0) throw new BadImage('no bytes');
-  try {
-    const image = sharp(bytes, { limitInputPixels: MAX_PIXELS, ignoreIcc: true, failOn: 'error' });
-    const metadata = await image.metadata();
-    return metadata.space === 'cmyk' ? await decodeCmyk(image, metadata) : await decodeRgb(image);
-  } catch (cause) {
-    throw new BadImage(shortReason(cause), { cause });
-  }
+  return toRgb(await decodeSamples(bytes));
 }
 
 /**
@@ -60,7 +64,8 @@ export function normalise(image: RgbImage, mean: readonly number[], std: readonl
 }
 
 /**
- * Decodes, crops if asked to, resizes to a square by Pillow's bicubic, and normalises.
+ * Decodes, crops if asked to, resizes to a square by Pillow's bicubic, and normalises. All but a fraction of a millisecond
+ * runs in libuv's threads where set-up has compiled the addon; elsewhere the resizing holds up this thread, for the same bits.
  *
  * @param crop chooses the part of the image to take; left out: all of it
  * @returns float32[3, size, size]
@@ -71,42 +76,101 @@ export async function preprocess(
   { size, mean, std }: ImageTransform,
   crop?: Crop,
 ): Promise<Float32Array> {
-  const image = await decodeImage(bytes);
-  const part = crop ? cropImage(image, crop(image.width, image.height)) : image;
-  return normalise(resizeBicubic(part, size, size), mean, std);
+  const samples = await decodeSamples(bytes);
+  const { width, height, layout, data } = samples;
+  const box: CropBox = crop?.(width, height) ?? { top: 0, left: 0, width, height };
+  const native = findNative();
+  if (!native) return normalise(resizeBicubic(cropImage(toRgb(samples), box), size, size), mean, std);
+  return native.resizeNormalise({
+    ...{ data, width, height, layout: LAYOUTS[layout] },
+    ...{ left: box.left, top: box.top, boxWidth: box.width, boxHeight: box.height },
+    ...{ size, levels: levelsOfChannels(mean, std), wide: true },
+  });
 }
 
-async function decodeRgb(image: Sharp): Promise<RgbImage> {
-  const { data, info } = await image
-    .toColourspace('srgb')
-    .removeAlpha()
-    .raw()
-    .toBuffer({ resolveWithObject: true });
-  if (info.channels !== 3) throw new Error(`${info.channels} channels instead of 3`);
-  return { width: info.width, height: info.height, data };
+async function decodeSamples(bytes: Uint8Array): Promise<Samples> {
+  const header = readImageHeader(bytes);
+  tuneDecoder();
+  try {
+    if (header.format === 'GIF') return await decodeGif(bytes);
+    const { layout } = header.frame ?? (await readFrame(bytes));
+    return { ...(await readPixels(bytes, layout)), layout };
+  } catch (cause) {
+    throw cause instanceof BadImage ? cause : new BadImage(shortReason(cause), { cause });
+  }
 }
 
-/** CMYK by Pillow's rule, (255-K)(255-C)/255; libvips would go through a colour profile. */
-async function decodeCmyk(image: Sharp, { channels }: Metadata): Promise<RgbImage> {
-  if (channels !== 4) throw new Error(`CMYK with ${String(channels)} channels`);
-  const { data, info } = await image
-    .pipelineColourspace('cmyk')
-    .toColourspace('cmyk')
-    .raw()
-    .toBuffer({ resolveWithObject: true });
-  const rgb = new Uint8Array(info.width * info.height * 3);
+async function decodeGif(bytes: Uint8Array): Promise<Samples> {
+  const frame = firstGifFrame(bytes);
+  return { ...layOnCanvas(await readPixels(frame.file, 'rgb'), frame), layout: 'rgb' };
+}
+
+/** Of formats whose headers are not read here. */
+async function readFrame(bytes: Uint8Array): Promise<{ readonly layout: PixelLayout }> {
+  const { width, height, space } = await open(bytes).metadata();
+  requireSize(width, height);
+  return { layout: space === 'cmyk' ? 'cmyk' : space === 'grey16' ? 'grey16' : 'rgb' };
+}
+
+async function readPixels(bytes: Uint8Array, layout: PixelLayout): Promise<RgbImage> {
+  const { data, info } = await PIPELINES[layout](open(bytes)).toBuffer({ resolveWithObject: true });
+  const { width, height } = info;
+  const sampleBytes = { rgb: 3, cmyk: 4, grey16: 2 }[layout];
+  if (data.length !== width * height * sampleBytes)
+    throw new Error(`${info.channels} channels of another kind`);
+  return { width, height, data };
+}
+
+function open(bytes: Uint8Array): Sharp {
+  return sharp(bytes, { limitInputPixels: MAX_PIXELS, ignoreIcc: true, failOn: 'error' });
+}
+
+/** What gives each layout's samples; libvips' own way from CMYK to RGB would go through a colour profile. */
+const PIPELINES: Readonly<Record<PixelLayout, (image: Sharp) => Sharp>> = {
+  rgb: (image) => image.toColourspace('srgb').removeAlpha().raw(),
+  cmyk: (image) => image.pipelineColourspace('cmyk').toColourspace('cmyk').raw(),
+  grey16: (image) => image.toColourspace('grey16').removeAlpha().raw({ depth: 'ushort' }),
+};
+
+let isTuned = false;
+
+/** Several images are decoded at a time, so each is decoded by one thread; and none comes twice soon, so libvips keeps nothing. */
+function tuneDecoder(): void {
+  if (isTuned) return;
+  isTuned = true;
+  sharp.concurrency(1);
+  sharp.cache(false); // measured: a tenth faster
+}
+
+/** As `ConvertRow` of runtime/resize.cc: CMYK by Pillow's rule, (255-K)(255-C)/255; 16-bit grey cut off at 255. */
+function toRgb({ width, height, layout, data }: Samples): RgbImage {
+  if (layout === 'rgb') return { width, height, data };
+  const rgb = new Uint8Array(width * height * 3);
+  if (layout === 'grey16') {
+    const levels = new Uint16Array(Uint8Array.from(data).buffer);
+    for (const [i, level] of levels.entries()) rgb.fill(Math.min(level, 255), 3 * i, 3 * i + 3);
+    return { width, height, data: rgb };
+  }
   for (let from = 0, to = 0; to < rgb.length; from += 4, to += 3) {
     const light = 255 - (data[from + 3] ?? 0);
     for (let channel = 0; channel < 3; channel++)
       rgb[to + channel] = multiply255(light, 255 - (data[from + channel] ?? 0));
   }
-  return { width: info.width, height: info.height, data: rgb };
+  return { width, height, data: rgb };
 }
 
 /** a · b / 255 rounded, in Pillow's integers (`MULDIV255`). */
 function multiply255(a: number, b: number): number {
   const product = a * b + 128;
   return ((product >> 8) + product) >> 8;
+}
+
+/** @returns float32[3, 256] */
+function levelsOfChannels(mean: readonly number[], std: readonly number[]): Float32Array {
+  const levels = new Float32Array(3 * 256);
+  for (let channel = 0; channel < 3; channel++)
+    levels.set(normalisedLevels(mean[channel], std[channel]), 256 * channel);
+  return levels;
 }
 
 function normalisedLevels(mean: number | undefined, std: number | undefined): Float32Array {

@@ -28,6 +28,7 @@ const CANDIDATES = ['g++', 'c++', 'clang++'];
 const FLAGS = [
   '-std=c++17',
   '-O2',
+  '-ffp-contract=off', // the weights of resizing are JavaScript's to the last bit, also where the CPU could fuse
   '-fPIC',
   '-shared',
   '-DNAPI_VERSION=8', // the ABI that Node 12.22 and later keep: one build serves Node 20, 22 and 24

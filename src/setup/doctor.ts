@@ -6,8 +6,8 @@ import { dirname } from 'node:path';
 
 import { cacheFolder } from '../cache.js';
 import { UserError } from '../errors.js';
+import { runtimeFolder } from '../runtimeFolder.js';
 import { nativePrecision } from '../tensorflow/precision.js';
-import { runtimeFolder } from '../tensorflow/runtimeFolder.js';
 import { TensorFlow } from '../tensorflow/session.js';
 import { packageVersion } from '../version.js';
 import { findCompiler } from './compile.js';

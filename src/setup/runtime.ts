@@ -12,7 +12,7 @@ import { fileURLToPath } from 'node:url';
 import { cacheFolder } from '../cache.js';
 import { UserError } from '../errors.js';
 import { fileError, writeFileWhole } from '../files.js';
-import { RUNTIME_RECIPE, runtimeFolder, type RuntimeFolder } from '../tensorflow/runtimeFolder.js';
+import { RUNTIME_RECIPE, runtimeFolder, type RuntimeFolder } from '../runtimeFolder.js';
 import { compileAddon, findCompiler, type Compiler } from './compile.js';
 import { fileSize, isMissing, requireSpace } from './disk.js';
 import { withLock } from './lock.js';
@@ -49,7 +49,16 @@ export interface RuntimeMarker {
 }
 
 /** Our own files, in the package's `runtime` folder. */
-const OURS = ['package.json', 'package-lock.json', 'native.cc', 'check.cjs'];
+const SOURCES = ['native.cc', 'preprocess.cc', 'resize.cc', 'taps.cc', 'taps_avx2.cc'];
+const OURS = [
+  'package.json',
+  'package-lock.json',
+  'check.cjs',
+  ...SOURCES,
+  'preprocess.h',
+  'resize.h',
+  'taps.h',
+];
 const TFJS = 'node_modules/@tensorflow/tfjs-node-gpu';
 const BINDING = `${TFJS}/lib/napi-v8/tfjs_binding.node`; // where tfjs-node looks for it
 const LIBRARIES = ['tensorflow/libtensorflow_cc.so.2', 'tensorflow/libtensorflow_framework.so.2'];
@@ -181,13 +190,13 @@ async function unpack(
 }
 
 async function compileAddons(work: string, compiler: Compiler, onProgress: OnProgress): Promise<void> {
-  onProgress({ task: 'compiling the addon' });
+  onProgress({ task: 'compiling the addons' });
   const within = (path: string) => join(work, path);
   const nodeHeaders = within('node_modules/node-api-headers/include');
   const logFile = join(cacheFolder(), 'runtime', 'compile.log');
   await compileAddon(
     compiler,
-    { sources: [within('native.cc')], output: within('native.node'), includeFolders: [nodeHeaders] },
+    { sources: SOURCES.map(within), output: within('native.node'), includeFolders: [nodeHeaders] },
     logFile,
   );
   await compileAddon(

@@ -1,7 +1,7 @@
 /** Everything a fresh machine needs: the TensorFlow runtime and the default models. */
 import type { Config } from '../config/schema.js';
 import type { ModelFolders } from '../model/miniGpt4.js';
-import type { RuntimeFolder } from '../tensorflow/runtimeFolder.js';
+import type { RuntimeFolder } from '../runtimeFolder.js';
 import { ensureDefaultModels, modelFolder, type DefaultModels } from './models.js';
 import type { OnProgress } from './progress.js';
 import { ensureRuntime } from './runtime.js';

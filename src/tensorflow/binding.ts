@@ -3,7 +3,8 @@
  * `minigpt4 setup` made. Loaded in the worker thread (worker.ts) and in tests; nothing else touches it.
  */
 import { createRequire } from 'node:module';
-import { requireRuntime } from './runtimeFolder.js';
+import { loadNative } from '../native.js';
+import { requireRuntime } from '../runtimeFolder.js';
 
 /** A tensor inside the binding: freed with `deleteTensor`. `dtype` is TensorFlow's DataType number. */
 export interface BindingTensor {
@@ -45,12 +46,6 @@ export interface Binding {
   getNumOfTensors(): number;
 }
 
-/** Small native services compiled by set-up (runtime/native.cc). */
-export interface Native {
-  exitNow(code: number): never;
-  muteStderr(on: boolean): void;
-}
-
 /** The binding and what it says of itself. */
 export interface Runtime {
   readonly binding: Binding;
@@ -60,11 +55,6 @@ export interface Runtime {
   readonly device: 'CPU' | 'GPU';
   /** Whose products it computes with on a CPU; their last bits differ. */
   readonly kernels: 'oneDNN' | 'Eigen';
-}
-
-/** The native services alone; loads in a millisecond. */
-export function loadNative(): Native {
-  return createRequire(import.meta.url)(requireRuntime().native) as Native; // the file that set-up compiled and checked
 }
 
 /**

@@ -6,11 +6,11 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { SHARE_ENV, Worker } from 'node:worker_threads';
+import { requireRuntime } from '../runtimeFolder.js';
 import { formatShape, isName, type Shape } from './dims.js';
 import { BYTES_PER_ELEMENT, elementCount, type HostTensor } from './dtypes.js';
 import type { EntryPoint, Graph, GraphTensor, Variable } from './graph.js';
 import type { Assignment, KeptTensor, Replies, Request, RuntimeFacts, Values } from './protocol.js';
-import { requireRuntime } from './runtimeFolder.js';
 import { encodeSavedModel, tensorName } from './savedModel.js';
 
 export type { KeptTensor, Values } from './protocol.js';

@@ -1,7 +1,8 @@
 /** tfjs from the runtime that set-up made, in the test's own process: an implementation of gradients other than ours. */
 import { createRequire } from 'node:module';
-import { loadNative, loadTensorFlow } from '../../src/tensorflow/binding.js';
-import { requireRuntime } from '../../src/tensorflow/runtimeFolder.js';
+import { loadNative } from '../../src/native.js';
+import { requireRuntime } from '../../src/runtimeFolder.js';
+import { loadTensorFlow } from '../../src/tensorflow/binding.js';
 
 /** A tensor of tfjs. */
 export interface TfTensor {

@@ -9,7 +9,7 @@ import { UserError } from '../../src/errors.js';
 import { explainNpmFailure } from '../../src/setup/npm.js';
 import { ensureRuntime, readRuntime, recipeFolder } from '../../src/setup/runtime.js';
 import { RUNTIME_BUILDS } from '../../src/setup/tensorflowWheels.js';
-import { RUNTIME_RECIPE, runtimeFolder } from '../../src/tensorflow/runtimeFolder.js';
+import { RUNTIME_RECIPE, runtimeFolder } from '../../src/runtimeFolder.js';
 import { fakePip } from './fakePip.js';
 import { fakeCompiler, fakeNpm } from './fakeTools.js';
 import { makeZip } from './zipFixture.js';
@@ -150,7 +150,7 @@ describe('ensureRuntime', () => {
       .split('\n')
       .filter((call) => call.includes(' -o '));
     expect(calls).toHaveLength(2);
-    expect(calls[0]).toMatch(/native\.cc -o \S+\/native\.node$/);
+    expect(calls[0]).toMatch(/-ffp-contract=off .*\/native\.cc .*\/taps_avx2\.cc -o \S+\/native\.node$/);
     expect(calls[1]).toMatch(
       /-I\S+\/tensorflow\/include\/ .*tfjs_binding\.cc -o \S+\/lib\/napi-v8\/tfjs_binding\.node/,
     );

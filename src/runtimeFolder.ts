@@ -1,18 +1,18 @@
-/** Where set-up puts TensorFlow and the addon: one folder of the per-user cache for each version of the recipe. */
+/** Where set-up puts TensorFlow and our addon: one folder of the per-user cache for each version of the recipe. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { cacheFolder } from '../cache.js';
-import { UserError } from '../errors.js';
+import { cacheFolder } from './cache.js';
+import { UserError } from './errors.js';
 
 /** Raised whenever set-up builds something different, so that old folders are left alone. */
-export const RUNTIME_RECIPE = 'tf-2.21.0-tfjs-4.22.0-r1';
+export const RUNTIME_RECIPE = 'tf-2.21.0-tfjs-4.22.0-r2';
 
 /** Paths inside the runtime folder. */
 export interface RuntimeFolder {
   readonly folder: string;
   /** package.json from which `require` finds tfjs-node-gpu. */
   readonly modules: string;
-  /** The small addon of runtime/native.cc. */
+  /** Our addon, of the sources in `runtime`; native.ts loads it. */
   readonly native: string;
   /** Written last: set-up is complete. Holds what was installed. */
   readonly marker: string;
