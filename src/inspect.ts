@@ -4,8 +4,7 @@ import { readdir, readFile, stat } from 'node:fs/promises';
 import { basename, extname, join } from 'node:path';
 
 import { RESOLVED_HEADER } from './config/describe.js';
-import { indexArrow } from './data/arrowFile.js';
-import { readManifest } from './data/manifest.js';
+import { isAddress, shownAddress } from './data/remoteFile.js';
 import { ShardSet } from './data/shards.js';
 import { UserError } from './errors.js';
 import { fileError } from './files.js';
@@ -23,16 +22,19 @@ export interface InspectOptions {
   readonly samples?: number;
   /** Read all data of shards and compare it with the manifest; checkpoints are always verified. */
   readonly verify?: boolean;
+  /** Called while shards are verified, with the bytes read so far, of all. */
+  readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
 }
 
 const LONGEST = 100; // characters of a text that are shown
 
 /**
- * Describes shards, a weights file, a model folder, a checkpoint or a run.
+ * Describes shards (on disk or behind http), a weights file, a model folder, a checkpoint or a run.
  *
  * @throws UserError if the path is none of these, or what is there is damaged
  */
 export async function inspectPath(path: string, options: InspectOptions = {}): Promise<string[]> {
+  if (isAddress(path)) return inspectShards(path, options);
   const found = await stat(path).catch((error: unknown) => {
     throw fileError(path, error);
   });
@@ -71,19 +73,18 @@ async function inspectFolder(folder: string, options: InspectOptions): Promise<s
 }
 
 async function inspectShards(
-  path: string,
-  { samples = 3, verify = true }: InspectOptions,
+  place: string,
+  { samples = 3, verify = true, onProgress }: InspectOptions,
 ): Promise<string[]> {
-  const set = await ShardSet.open(path);
+  const set = await ShardSet.open(place);
   try {
-    const [first = path] = set.paths;
-    const { schema, format } = await indexArrow(first);
-    const about = existsSync(join(path, 'manifest.json')) ? (await readManifest(path))?.about : undefined;
+    const { format, columns } = await set.format();
+    const count = set.paths.length;
     const lines = [
-      `${path}: ${set.rows} pairs in ${set.paths.length} Arrow ${format} shard${set.paths.length === 1 ? '' : 's'}`,
-      ...(about === undefined ? [] : [`about: ${about.trim()}`]),
+      `${shownPlace(place)}: ${set.rows} pairs in ${count} Arrow ${format} shard${count === 1 ? '' : 's'}`,
+      ...(set.about === undefined ? [] : [`about: ${set.about.trim()}`]),
       'columns:',
-      ...schema.fields.map((field) => `  ${field.name}: ${String(field.type)}`),
+      ...columns.map(([name, type]) => `  ${name}: ${type}`),
     ];
     if (samples > 0) lines.push('samples:');
     for (let row = 0; row < Math.min(samples, set.rows); row++) {
@@ -91,13 +92,8 @@ async function inspectShards(
       lines.push(`  ${id}: ${image.length} bytes of ${imageKind(image)}, "${shorten(caption)}"`);
     }
     if (!verify) return lines;
-    await set.verify();
-    return [
-      ...lines,
-      about === undefined && !existsSync(join(path, 'manifest.json'))
-        ? 'every batch reads'
-        : 'checksums agree with manifest.json',
-    ];
+    await set.verify(onProgress && { onProgress });
+    return [...lines, set.hasChecksums ? 'checksums agree with manifest.json' : 'every batch reads'];
   } finally {
     set.close();
   }
@@ -140,6 +136,10 @@ async function inspectRun(folder: string): Promise<string[]> {
   const metrics = await lastLine(join(folder, 'metrics.jsonl'));
   if (metrics !== undefined) lines.push(`last metrics: ${metrics}`);
   return latest === undefined ? lines : [...lines, ...(await inspectCheckpoint(latest))];
+}
+
+function shownPlace(place: string): string {
+  return isAddress(place) ? shownAddress(new URL(place)) : place;
 }
 
 async function isRun(folder: string): Promise<boolean> {

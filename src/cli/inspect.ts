@@ -1,5 +1,6 @@
 /** `minigpt4 inspect` */
-import { requiredText, verb, wholeNumber } from './verb.js';
+import { UserError } from '../errors.js';
+import { decimal, flag, requiredText, text, verb, wholeNumber } from './verb.js';
 
 /** Shows what is inside a file or folder. */
 export const inspect = verb({
@@ -9,15 +10,82 @@ export const inspect = verb({
   options: {
     path: requiredText(
       'path',
-      'an .arrow, .safetensors or .gguf file, or a folder of shards, a model, checkpoint or run',
+      'an .arrow, .safetensors or .gguf file, a folder of shards, a model, checkpoint or run, or the http(s) address of a shard or of a folder with manifest.json',
     ),
     samples: wholeNumber('samples', 'pairs of a shard that are shown; 3 if not given', 0),
     verify: { type: 'boolean', default: true, describe: 'do not read all data of shards to verify it' },
+    lint: flag(
+      'instead: decode every image of shards and look at every caption as training would, and say what is bad; ends with code 2 if a run with them would stop',
+    ),
+    workers: wholeNumber(
+      'workers',
+      'with --lint: images decoded at the same time; as many as there are cores if not given',
+      1,
+    ),
+    captions: {
+      describe: 'with --lint: as data.captions; clean if not given',
+      requiresArg: true,
+      choices: ['clean', 'verbatim'] as const,
+    },
+    report: text('report', 'with --lint: a file for all bad rows, a line of JSON each, as in ledger.jsonl'),
+    'max-bad': decimal(
+      'max-bad',
+      'with --lint: part of the rows that may be bad, as data.maxBadFraction; its default if not given',
+      { atMost: 1 },
+    ),
   },
   example: 'inspect shards/quickstart/stage1-train',
-  async run({ path, samples, verify }) {
-    const { inspectPath } = await import('../inspect.js');
-    const lines = await inspectPath(path, { verify, ...(samples !== undefined && { samples }) });
-    console.log(lines.join('\n'));
+  async run({ path, samples, verify, lint, workers, captions, report, 'max-bad': maxBad }) {
+    const forLint = Object.entries({ workers, captions, report, 'max-bad': maxBad });
+    const given = forLint.find(([, value]) => value !== undefined)?.[0];
+    if (!lint && given !== undefined) throw new UserError(`--${given} goes with --lint only`);
+    if (lint) return lintPath(path, { workers, captions, report, maxBad });
+    return describePath(path, { samples, verify });
   },
 });
+
+async function describePath(
+  path: string,
+  { samples, verify }: { readonly samples: number | undefined; readonly verify: boolean },
+): Promise<void> {
+  const { inspectPath } = await import('../inspect.js');
+  const { Display } = await import('./display.js');
+  const display = new Display();
+  const onProgress = (done: number, total: number): void =>
+    display.show('verifying, MB', Math.round(done / 1e6), Math.max(1, Math.round(total / 1e6)));
+  try {
+    const lines = await inspectPath(path, { verify, onProgress, ...(samples !== undefined && { samples }) });
+    display.stop();
+    console.log(lines.join('\n'));
+  } finally {
+    display.stop();
+  }
+}
+
+interface LintArguments {
+  readonly workers: number | undefined;
+  readonly captions: 'clean' | 'verbatim' | undefined;
+  readonly report: string | undefined;
+  readonly maxBad: number | undefined;
+}
+
+async function lintPath(path: string, { workers, captions, report, maxBad }: LintArguments): Promise<void> {
+  const { Data } = await import('../config/dataSchema.js');
+  const { checkLint, lintLines, lintShards } = await import('../lint.js');
+  const { Display } = await import('./display.js');
+  const allowed = maxBad ?? (Data.properties.maxBadFraction.default as number); // a number's default is a number
+  const display = new Display();
+  try {
+    const found = await lintShards(path, {
+      ...(workers !== undefined && { workers }),
+      ...(captions !== undefined && { captions }),
+      ...(report !== undefined && { report }),
+      onProgress: (done, total, bad) => display.show('lint', done, total, bad > 0 ? `${bad} bad` : ''),
+    });
+    display.stop();
+    console.log(lintLines(found, allowed).join('\n'));
+    checkLint(found, allowed);
+  } finally {
+    display.stop();
+  }
+}

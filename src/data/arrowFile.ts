@@ -1,248 +1,208 @@
 /**
- * Arrow IPC by position: where each record batch of a file lies, and one batch at a time read from there.
+ * Where each record batch of an Arrow file lies; arrowBatch.ts reads one from there.
  * Both formats are read: the file format (footer) and the stream format (what Hugging Face `datasets` caches).
  * Sizes and bounds are checked here, before apache-arrow sees a byte, because it reads damaged files silently or obscurely.
  */
 
-import type { FileHandle } from 'node:fs/promises';
-import { Message, MessageHeader, RecordBatchReader, type RecordBatch, type Schema } from 'apache-arrow';
+import { DataType, Message, type Schema } from 'apache-arrow';
 import { Footer } from 'apache-arrow/ipc/metadata/file';
+import type { RecordBatch as BatchHeader } from 'apache-arrow/ipc/metadata/message';
+import {
+  damagedAt,
+  frame,
+  int32,
+  isRows,
+  parseMessage,
+  readMessage,
+  type Block,
+  type FoundMessage,
+} from './arrowMessage.js';
+import { localFile, readRange, type ByteFile } from './byteFile.js';
 import { registerCodecs } from './codecs.js';
-import { checkFooter, checkMessage } from './flatbuffer.js';
-import { decodeOrFault, fault, fill, readBytes, withHandle, type ByteRange } from './fileBytes.js';
+import { decodeOrFault, fault, type ByteRange } from './fileBytes.js';
+import { checkFooter } from './flatbuffer.js';
 
-/** One IPC message in the file: its metadata and body. */
-export interface Block {
-  /** Byte position of the message's prefix. */
-  readonly offset: number;
-  /** Bytes of prefix, metadata and padding; the body begins `offset + metadataBytes`. */
-  readonly metadataBytes: number;
-  readonly bodyBytes: number;
-  /** Rows of a record batch; 0 for dictionaries. */
-  readonly rows: number;
+/** A dictionary of a column, and which rows it is for. */
+export interface DictionaryBlock extends Block {
+  readonly id: number;
+  /** Adds to the dictionary before it; otherwise it takes that one's place. */
+  readonly isDelta: boolean;
+}
+
+/** A record batch in the file, and which of the file's rows it begins with. */
+export interface BatchBlock extends Block {
+  readonly firstRow: number;
 }
 
 /** Where everything is in one Arrow file, without any of its data. */
 export interface ArrowIndex {
+  /** What the file is called in messages; for a file on disk its path. */
   readonly path: string;
+  readonly file: ByteFile;
   readonly format: 'file' | 'stream';
   readonly sizeBytes: number;
   readonly schema: Schema;
   /** The schema as a framed message, which a stream of batches must begin with. */
   readonly schemaMessage: Uint8Array;
-  readonly dictionaries: readonly Block[];
-  readonly batches: readonly Block[];
+  readonly dictionaries: readonly DictionaryBlock[];
+  readonly batches: readonly BatchBlock[];
   readonly rows: number;
 }
+
+/** What of an index is known before its batches are. */
+type IndexHead = Omit<ArrowIndex, 'path' | 'batches' | 'dictionaries' | 'rows'>;
 
 const MAGIC = 'ARROW1';
 const HEAD_BYTES = 8; // magic and padding
 const TAIL_BYTES = 10; // footer length and magic
+const USUAL_FOOTER_BYTES = 64 * 2 ** 10; // some thousand batches
+const MESSAGES_AT_ONCE = 64;
+const MAX_GUESS_BYTES = 2 ** 16; // of a footer that may be damaged
 
 /**
  * Finds the schema, dictionaries and record batches of an Arrow file.
  *
+ * @param place a path, or any other file of bytes
  * @throws UserError if the file is missing, empty, foreign, cut short, damaged or has no rows
  */
-export async function indexArrow(path: string): Promise<ArrowIndex> {
+export async function indexArrow(place: string | ByteFile): Promise<ArrowIndex> {
   registerCodecs();
-  return withHandle(path, async (handle) => {
-    const { size } = await handle.stat();
-    if (size === 0) throw fault(path, 'the file is empty', 'write or copy it again');
-    const head = await readBytes(handle, path, 0, Math.min(HEAD_BYTES, size));
-    if (ascii(head, 0, MAGIC.length) === MAGIC) return indexFile(handle, path, size);
-    if (size >= HEAD_BYTES && int32(head, 0) === -1) return indexStream(handle, path, size);
-    throw fault(
-      path,
-      `not an Arrow file, it begins with ${JSON.stringify(ascii(head, 0, 6))}`,
-      'pack the data first',
-    );
-  });
-}
-
-/**
- * Reads one record batch, with the dictionaries that it needs.
- *
- * @returns a batch whose vectors share one buffer of the batch's size: copy what is kept for long
- * @throws UserError if the bytes there are not the batch that the index promised
- */
-export async function readBatch(index: ArrowIndex, batch: number): Promise<RecordBatch> {
-  const block = index.batches[batch];
-  if (block === undefined)
-    throw new Error(`readBatch: batch must be < ${index.batches.length}, got ${batch}`);
-  const needed = index.dictionaries.filter((d) => index.format === 'file' || d.offset < block.offset);
-  const bytes = await withHandle(index.path, (handle) =>
-    readBlocks(handle, index.path, index.schemaMessage, [...needed, block]),
+  const file = typeof place === 'string' ? localFile(place) : place;
+  const size = await file.size();
+  if (size === 0) throw fault(file.name, 'the file is empty', 'write or copy it again');
+  const tailBytes = Math.min(size, USUAL_FOOTER_BYTES);
+  const [head = new Uint8Array(0), tail = head] = await file.read([
+    { offset: 0, length: Math.min(HEAD_BYTES, size) },
+    { offset: size - tailBytes, length: tailBytes },
+  ]);
+  if (ascii(head, 0, MAGIC.length) === MAGIC) return indexFile(file, size, tail);
+  if (size >= HEAD_BYTES && int32(head, 0) === -1) return indexStream(file, size);
+  throw fault(
+    file.name,
+    `not an Arrow file, it begins with ${JSON.stringify(ascii(head, 0, 6))}`,
+    'pack the data first',
   );
-  const decoded = decodeStream(index.path, bytes);
-  if (decoded.numRows !== block.rows) {
-    throw fault(
-      index.path,
-      `record batch ${batch} has ${decoded.numRows} rows, its index says ${block.rows}`,
-      'write or copy it again',
-    );
-  }
-  return decoded;
 }
 
-/** Byte ranges in the file of a record batch's buffers, in the order of the columns; for uncompressed batches. */
-export async function bufferRanges(index: ArrowIndex, batch: number): Promise<ByteRange[]> {
-  const block = index.batches[batch];
-  if (block === undefined)
-    throw new Error(`bufferRanges: batch must be < ${index.batches.length}, got ${batch}`);
-  const found = await withHandle(index.path, (handle) =>
-    readMessage(handle, index.path, block.offset, index.sizeBytes),
-  );
-  if (found?.message.isRecordBatch() !== true)
-    throw fault(index.path, 'no record batch where one was', 'write it again');
-  const body = block.offset + block.metadataBytes;
-  return found.message.header().buffers.map(({ offset, length }) => ({ offset: body + offset, length }));
-}
-
-async function indexFile(handle: FileHandle, path: string, size: number): Promise<ArrowIndex> {
+async function indexFile(file: ByteFile, size: number, tail: Uint8Array): Promise<ArrowIndex> {
   const cut = () =>
-    fault(path, 'the file is cut short, an Arrow file ends with ARROW1', 'write or copy it again');
+    fault(file.name, 'the file is cut short, an Arrow file ends with ARROW1', 'write or copy it again');
   if (size < HEAD_BYTES + TAIL_BYTES) throw cut();
-  const tail = await readBytes(handle, path, size - TAIL_BYTES, TAIL_BYTES);
-  if (ascii(tail, 4, MAGIC.length) !== MAGIC) throw cut();
-  const footerBytes = int32(tail, 0);
+  if (ascii(tail, tail.length - MAGIC.length, MAGIC.length) !== MAGIC) throw cut();
+  const footerBytes = int32(tail, tail.length - TAIL_BYTES);
   const footerOffset = size - TAIL_BYTES - footerBytes;
   if (footerBytes <= 0 || footerOffset < HEAD_BYTES) {
     throw fault(
-      path,
+      file.name,
       `the footer length is out of bounds, got ${footerBytes} bytes of ${size}`,
       'write or copy it again',
     );
   }
-  const footerData = await readBytes(handle, path, footerOffset, footerBytes);
-  const footer = decodeOrFault(path, () => {
+  const start = tail.length - TAIL_BYTES - footerBytes;
+  const footerData =
+    start >= 0 ? tail.slice(start, start + footerBytes) : await readRange(file, footerOffset, footerBytes);
+  const footer = decodeOrFault(file.name, () => {
     checkFooter(footerData);
     return Footer.decode(footerData);
   });
-  const { schema } = footer;
   // Not the message that should follow the magic: apache-arrow's own writer leaves it out.
-  const schemaMessage = frame(Message.encode(Message.from(schema)));
-  const dictionaries = await readFooterBlocks(handle, path, () => footer.dictionaryBatches(), footerOffset);
-  const batches = await readFooterBlocks(handle, path, () => footer.recordBatches(), footerOffset);
-  return withRows({ path, format: 'file', sizeBytes: size, schema, schemaMessage, dictionaries, batches });
+  const schemaMessage = decodeOrFault(file.name, () => frame(Message.encode(Message.from(footer.schema))));
+  const dictionaries = await readFooterBlocks(file, () => footer.dictionaryBatches(), footerOffset);
+  const batches = await readFooterBlocks(file, () => footer.recordBatches(), footerOffset);
+  const foreign = [...dictionaries.filter(isRows), ...batches.filter((found) => !isRows(found))][0];
+  if (foreign !== undefined) throw damagedAt(file, foreign.block.offset);
+  return indexOf({ file, format: 'file', sizeBytes: size, schema: footer.schema, schemaMessage }, [
+    ...dictionaries,
+    ...batches,
+  ]);
 }
 
 async function readFooterBlocks(
-  handle: FileHandle,
-  path: string,
+  file: ByteFile,
   list: () => Iterable<{ offset: number; metaDataLength: number; bodyLength: number }>,
   end: number,
-): Promise<Block[]> {
-  const blocks: Block[] = [];
-  for (const { offset, metaDataLength, bodyLength } of decodeOrFault(path, () => [...list()])) {
+): Promise<FoundMessage[]> {
+  const blocks = decodeOrFault(file.name, () => [...list()]);
+  for (const { offset, metaDataLength, bodyLength } of blocks) {
     const inside = offset >= HEAD_BYTES && metaDataLength > 0 && bodyLength >= 0;
-    if (!inside || offset + metaDataLength + bodyLength > end) {
-      throw fault(
-        path,
-        `a batch lies outside of the file, at byte ${offset} of ${end}`,
-        'write or copy it again',
-      );
-    }
-    const found = await readMessage(handle, path, offset, end);
-    if (found === null)
-      throw fault(path, `no message where the footer says, at byte ${offset}`, 'write or copy it again');
-    blocks.push(found.block);
+    if (inside && offset + metaDataLength + bodyLength <= end) continue;
+    throw fault(
+      file.name,
+      `a batch lies outside of the file, at byte ${offset} of ${end}`,
+      'write or copy it again',
+    );
   }
-  return blocks;
+  const messages: FoundMessage[] = [];
+  for (let i = 0; i < blocks.length; i += MESSAGES_AT_ONCE) {
+    const some = blocks.slice(i, i + MESSAGES_AT_ONCE);
+    const heads = await file.read(some.map((block) => headRange(block, end)));
+    for (const [j, { offset }] of some.entries()) {
+      const found = await parseMessage(file, heads[j] ?? new Uint8Array(0), offset, end);
+      if (found === null) throw damagedAt(file, offset);
+      messages.push(found);
+    }
+  }
+  return messages;
 }
 
-async function indexStream(handle: FileHandle, path: string, size: number): Promise<ArrowIndex> {
-  const first = await readMessage(handle, path, 0, size);
+/** What a footer says of a message's metadata; a few bytes more or less do no harm. */
+function headRange(block: { offset: number; metaDataLength: number }, end: number): ByteRange {
+  const length = Math.min(Math.max(block.metaDataLength, HEAD_BYTES), MAX_GUESS_BYTES);
+  return { offset: block.offset, length: Math.min(length, end - block.offset) };
+}
+
+async function indexStream(file: ByteFile, size: number): Promise<ArrowIndex> {
+  const first = await readMessage(file, 0, size);
   if (first?.message.isSchema() !== true)
-    throw fault(path, 'the file has no Arrow schema', 'write or copy it again');
-  const schema = decodeOrFault(path, () => first.message.header() as Schema); // isSchema() says so
-  const schemaMessage = await readBytes(handle, path, 0, first.block.metadataBytes);
-  const dictionaries: Block[] = [];
-  const batches: Block[] = [];
-  let at = schemaMessage.length;
-  while (at < size) {
-    const found = await readMessage(handle, path, at, size);
+    throw fault(file.name, 'the file has no Arrow schema', 'write or copy it again');
+  const schema = decodeOrFault(file.name, () => first.message.header() as Schema); // isSchema() says so
+  const schemaMessage = await readRange(file, 0, first.block.metadataBytes);
+  const messages: FoundMessage[] = [];
+  for (let at = schemaMessage.length; at < size;) {
+    const found = await readMessage(file, at, size);
     if (found === null) break;
-    if (found.message.headerType === MessageHeader.RecordBatch) batches.push(found.block);
-    if (found.message.headerType === MessageHeader.DictionaryBatch) dictionaries.push(found.block);
+    messages.push(found);
     at += found.block.metadataBytes + found.block.bodyBytes;
   }
-  return withRows({ path, format: 'stream', sizeBytes: size, schema, schemaMessage, dictionaries, batches });
+  return indexOf({ file, format: 'stream', sizeBytes: size, schema, schemaMessage }, messages);
 }
 
-function withRows(index: Omit<ArrowIndex, 'rows'>): ArrowIndex {
-  const rows = index.batches.reduce((sum, batch) => sum + batch.rows, 0);
-  if (rows === 0) throw fault(index.path, 'the file has no rows', 'leave it out, or pack its data again');
-  return { ...index, rows };
-}
-
-/** Reads the message at `offset`; null at the mark that ends a stream. */
-async function readMessage(
-  handle: FileHandle,
-  path: string,
-  offset: number,
-  end: number,
-): Promise<{ message: Message; block: Block } | null> {
-  const damaged = () =>
-    fault(path, `the file is cut short or damaged at byte ${offset}`, 'write or copy it again');
-  if (offset + 8 > end) throw damaged();
-  const prefix = await readBytes(handle, path, offset, 8);
-  const metadataBytes = int32(prefix, 4);
-  if (int32(prefix, 0) !== -1 || metadataBytes < 0) throw damaged();
-  if (metadataBytes === 0) return null;
-  if (offset + 8 + metadataBytes > end || metadataBytes % 8 !== 0) throw damaged();
-  const metadata = await readBytes(handle, path, offset + 8, metadataBytes);
-  const message = decodeOrFault(path, () => {
-    checkMessage(metadata);
-    return Message.decode(metadata);
-  });
-  const bodyBytes = message.bodyLength;
-  if (bodyBytes < 0 || bodyBytes % 8 !== 0 || offset + 8 + metadataBytes + bodyBytes > end) throw damaged();
-  const { length: rows, compression } = decodeOrFault(path, () =>
-    message.isRecordBatch() ? message.header() : { length: 0, compression: null },
-  );
-  const maxRows = compression === null ? bodyBytes / 4 : bodyBytes * 256; // a text or byte column has 4-byte offsets
-  if (rows < 0 || rows > maxRows) throw damaged();
-  return { message, block: { offset, metadataBytes: 8 + metadataBytes, bodyBytes, rows } };
-}
-
-/** The schema and the blocks after it make an Arrow stream; each has a multiple of 8 bytes, so alignment holds. */
-async function readBlocks(
-  handle: FileHandle,
-  path: string,
-  schemaMessage: Uint8Array,
-  blocks: readonly Block[],
-): Promise<Uint8Array> {
-  const sizes = blocks.map(({ metadataBytes, bodyBytes }) => metadataBytes + bodyBytes);
-  const bytes = new Uint8Array(sizes.reduce((sum, size) => sum + size, schemaMessage.length));
-  bytes.set(schemaMessage);
-  let at = schemaMessage.length;
-  for (const { offset, metadataBytes, bodyBytes } of blocks) {
-    await fill(handle, path, bytes.subarray(at, at + metadataBytes + bodyBytes), offset);
-    at += metadataBytes + bodyBytes;
+function indexOf(head: IndexHead, messages: readonly FoundMessage[]): ArrowIndex {
+  const { file } = head;
+  const batches: BatchBlock[] = [];
+  const dictionaries: DictionaryBlock[] = [];
+  let rows = 0;
+  for (const { message, block } of messages) {
+    if (message.isRecordBatch()) {
+      decodeOrFault(file.name, () => checkLengths(head.schema, message, block.rows));
+      batches.push({ ...block, firstRow: rows });
+      rows += block.rows;
+    } else if (message.isDictionaryBatch()) {
+      const { id, isDelta } = decodeOrFault(file.name, () => message.header());
+      dictionaries.push({ ...block, id, isDelta });
+    }
   }
-  return bytes;
+  if (rows === 0) throw fault(file.name, 'the file has no rows', 'leave it out, or pack its data again');
+  return { ...head, path: file.name, dictionaries, batches, rows };
 }
 
-/** A message's metadata with the prefix and padding that it has in a file. */
-function frame(metadata: Uint8Array): Uint8Array {
-  const bytes = new Uint8Array(8 + Math.ceil(metadata.length / 8) * 8);
-  new DataView(bytes.buffer).setInt32(0, -1, true);
-  new DataView(bytes.buffer).setInt32(4, bytes.length - 8, true);
-  bytes.set(metadata, 8);
-  return bytes;
+/** Every column of a batch must have its rows, or apache-arrow makes up what is missing. */
+function checkLengths(schema: Schema, message: Message, rows: number): void {
+  const { nodes } = message.header() as BatchHeader;
+  let next = 0;
+  for (const { name, type } of schema.fields) {
+    const node = nodes[next];
+    const whole = node?.length === rows && node.nullCount >= 0 && node.nullCount <= rows;
+    if (!whole) throw new RangeError(`column "${name}" has not the ${rows} rows of its batch`);
+    next += nodesOf(type as DataType); // Schema<any>
+  }
 }
 
-function decodeStream(path: string, bytes: Uint8Array): RecordBatch {
-  return decodeOrFault(path, () => {
-    const next = RecordBatchReader.from(bytes).next();
-    if (next.done === true) throw new Error('no record batch');
-    return next.value;
-  });
-}
-
-function int32(bytes: Uint8Array, at: number): number {
-  return new DataView(bytes.buffer, bytes.byteOffset).getInt32(at, true);
+/** A column has a node of its own, and those of the columns within it. */
+function nodesOf(type: DataType): number {
+  if (DataType.isDictionary(type)) return 1; // its values are elsewhere
+  const { children } = type as { children: readonly { type: DataType }[] | null }; // null of a leaf, whatever its type says
+  return (children ?? []).reduce((sum, child) => sum + nodesOf(child.type), 1);
 }
 
 function ascii(bytes: Uint8Array, start: number, length: number): string {

@@ -62,10 +62,7 @@ export function findColumns(schema: Schema, path: string): PairColumns {
 /** Binds the columns of one batch; call the result once a row. */
 export function rowReader(batch: RecordBatch, columns: PairColumns): RowReader {
   const id = child(batch, columns.id);
-  const images =
-    columns.imageKind === 'struct'
-      ? child(batch, columns.image)?.getChild('bytes')
-      : child(batch, columns.image);
+  const images = imageVector(batch, columns);
   const captions = child(batch, columns.caption);
   const sources = child(batch, columns.source);
   const extras = columns.extra.map((name) => [name, child(batch, name)] as const);
@@ -84,6 +81,12 @@ export function rowReader(batch: RecordBatch, columns: PairColumns): RowReader {
       ),
     };
   };
+}
+
+/** The column of the encoded images of a batch. */
+export function imageVector(batch: RecordBatch, { image, imageKind }: PairColumns): Vector | null {
+  const column = child(batch, image);
+  return imageKind === 'struct' ? (column?.getChild('bytes') ?? null) : column;
 }
 
 function imageKindOf(type: DataType): 'binary' | 'struct' | undefined {
@@ -116,7 +119,7 @@ function textAt(vector: Vector | null, row: number): string | undefined {
   return typeof value === 'number' || typeof value === 'bigint' ? String(value) : undefined; // an id may be a number
 }
 
-function bytesAt(vector: Vector | null | undefined, row: number): Uint8Array {
+function bytesAt(vector: Vector | null, row: number): Uint8Array {
   const value: unknown = vector?.get(row);
   return value instanceof Uint8Array ? value.slice() : new Uint8Array(0);
 }

@@ -86,8 +86,8 @@ class Walk {
   fieldAt(table: number, number: number): number | undefined {
     const vtable = table - this.view.getInt32(table, true);
     const slot = 4 + 2 * number;
-    if (slot + 2 > this.view.getUint16(vtable, true)) return undefined;
-    const offset = this.view.getUint16(vtable + slot, true);
+    if (slot >= this.view.getInt16(vtable, true)) return undefined; // signed, as the decoder reads them
+    const offset = this.view.getInt16(vtable + slot, true);
     return offset === 0 ? undefined : table + offset;
   }
 

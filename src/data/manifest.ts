@@ -21,6 +21,16 @@ export interface ManifestShard {
   readonly sha256: string;
 }
 
+/** What packing left out of a set. */
+export interface LeftOut {
+  /** Pairs that came again, where duplicates were not wanted. */
+  readonly duplicates: number;
+  /** Damaged or missing images, captions, rows and the like; `problems.jsonl` beside the manifest lists each. */
+  readonly problems: number;
+  /** These by their reasons. */
+  readonly reasons: Readonly<Record<string, number>>;
+}
+
 /** Contents of `manifest.json`. */
 export interface ShardManifest {
   readonly version: number;
@@ -28,6 +38,10 @@ export interface ShardManifest {
   readonly columns: readonly string[];
   /** Origin and licence of the data, in words; optional. */
   readonly about?: string;
+  /** What was done to images, if the bytes are no longer the source's. */
+  readonly recipe?: string;
+  /** What of the source is not among the rows, if packing left something out. */
+  readonly leftOut?: LeftOut;
   readonly shards: readonly ManifestShard[];
 }
 
@@ -51,12 +65,18 @@ export function manifestFingerprint(manifest: ShardManifest): string {
   return createHash('sha256').update(lines.join('')).digest('hex');
 }
 
-function parseManifest(path: string, text: string): ShardManifest {
+/**
+ * Reads a manifest from its text.
+ *
+ * @param path where it is from, for the error's text
+ * @throws UserError if it is not a manifest of this version
+ */
+export function parseManifest(path: string, text: string): ShardManifest {
   const invalid = (rule: string) => fault(path, `the manifest is invalid, ${rule}`, 'pack the data again');
   const json = parseJson(path, text);
   if (json['version'] !== MANIFEST_VERSION)
     throw invalid(`version must be ${MANIFEST_VERSION}, got ${String(json['version'])}`);
-  const { columns, shards, about } = json;
+  const { columns, shards, about, recipe, leftOut } = json;
   if (!isArrayOf(columns, (c) => typeof c === 'string')) throw invalid('columns must be a list of names');
   if (!isArrayOf(shards, isManifestShard) || shards.length === 0)
     throw invalid('shards must list file, rows, bytes and sha256');
@@ -69,6 +89,8 @@ function parseManifest(path: string, text: string): ShardManifest {
     columns,
     shards,
     ...(typeof about === 'string' ? { about } : {}),
+    ...(typeof recipe === 'string' ? { recipe } : {}),
+    ...(isLeftOut(leftOut) ? { leftOut } : {}),
   };
 }
 
@@ -87,6 +109,14 @@ function isManifestShard(value: unknown): value is ManifestShard {
   const { file, rows, bytes, sha256 } = value;
   const plainName = typeof file === 'string' && file !== '' && basename(file) === file; // never leaves the folder
   return plainName && isCount(rows) && rows > 0 && isCount(bytes) && typeof sha256 === 'string';
+}
+
+function isLeftOut(value: unknown): value is LeftOut {
+  if (!isRecord(value)) return false;
+  const { duplicates, problems, reasons } = value;
+  return (
+    isCount(duplicates) && isCount(problems) && isRecord(reasons) && Object.values(reasons).every(isCount)
+  );
 }
 
 function isCount(value: unknown): value is number {

@@ -21,10 +21,16 @@ export class Recent<V> {
     this.delete(key);
     this.entries.set(key, { value, cost });
     this.total += cost;
-    for (const oldest of this.entries.keys()) {
-      if (this.total <= this.budget || this.entries.size === 1) return;
-      this.delete(oldest);
-    }
+    this.shrink();
+  }
+
+  /** Corrects the cost of a value, if it is still here, without making it newer. */
+  setCost(key: string, cost: number): void {
+    const entry = this.entries.get(key);
+    if (entry === undefined) return;
+    this.total += cost - entry.cost;
+    entry.cost = cost;
+    this.shrink();
   }
 
   /** Forgets one value. */
@@ -37,5 +43,11 @@ export class Recent<V> {
   clear(): void {
     this.entries.clear();
     this.total = 0;
+  }
+  private shrink(): void {
+    for (const oldest of this.entries.keys()) {
+      if (this.total <= this.budget || this.entries.size === 1) return;
+      this.delete(oldest);
+    }
   }
 }

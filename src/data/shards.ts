@@ -1,18 +1,20 @@
 /**
- * Reading shards: any row of a set of Arrow files by its number, a record batch at a time and never a whole file.
- * Files are opened for each batch read, so a set of thousands of shards holds no descriptors.
+ * Reading shards: any row of a set of Arrow files by its number, never a whole file. Files lie on disk or behind http(s),
+ * and are opened for each read, so a set of thousands of shards holds no descriptors.
  */
 
-import { createHash } from 'node:crypto';
-import { readdir, stat } from 'node:fs/promises';
-import { basename, join } from 'node:path';
-import { UserError } from '../errors.js';
-import { indexArrow, readBatch, type ArrowIndex } from './arrowFile.js';
-import { findColumns, rowReader, type RowReader } from './columns.js';
-import { decodeOrFault, fault, reasonOf, withHandle } from './fileBytes.js';
-import { manifestFingerprint, readManifest, type ManifestShard, type ShardManifest } from './manifest.js';
+import { batchOf, readBatch } from './arrowBatch.js';
+import { indexArrow, type ArrowIndex } from './arrowFile.js';
+import { openBatch, type BatchRows } from './batchRows.js';
+import { findColumns } from './columns.js';
+import { fault } from './fileBytes.js';
+import { hashFile } from './hashFile.js';
+import type { ManifestShard } from './manifest.js';
 import type { ImageTextPair } from './pairs.js';
 import { Recent } from './recent.js';
+import type { RemoteOptions } from './remoteRequest.js';
+import { findShards, foundSet, type FoundShard, type FoundSet } from './shardFiles.js';
+import type { ByteFile } from './byteFile.js';
 
 /** Where a row of the set is: the shard's file name and the row within it. */
 export interface ShardRow {
@@ -20,20 +22,33 @@ export interface ShardRow {
   readonly row: number;
 }
 
+/** What a set's first shard says of all of them. */
+export interface ShardFormat {
+  readonly format: 'file' | 'stream';
+  /** Every column with its Arrow type, such as `Binary`. */
+  readonly columns: readonly (readonly [name: string, type: string])[];
+}
+
+/** How `verify` is watched. */
+export interface VerifyOptions {
+  /** Called now and then with the bytes read so far, of all. */
+  readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
+}
+
 /** One shard of a set; its index is read when a row of it is first wanted. */
-interface Shard {
-  readonly path: string;
+interface Shard extends Omit<FoundShard, 'index'> {
   readonly firstRow: number;
-  readonly rows: number;
-  readonly listed: ManifestShard | undefined;
   index: Promise<ArrowIndex> | undefined;
 }
 
-const CACHED_BYTES = 128 * 2 ** 20; // batches kept; one batch of 256 JPEGs is about 5 MB
+const CACHED_BYTES = 96 * 2 ** 20; // record batches held open: some thousand, at about 50 kB
+const COMPRESSED_BYTES = 160 * 2 ** 20; // those are held whole: the 16 that order `local` reads at a time, at up to 10 MB
+const UNREAD_BYTES = 64 * 2 ** 10; // what a batch is taken to hold until it is read
 
-/** A folder of shards, or one file, as an array of pairs on disk. */
+/** A folder of shards, or one file, as an array of pairs on disk or behind http(s). */
 export class ShardSet {
-  private readonly batches = new Recent<Promise<RowReader>>(CACHED_BYTES);
+  private readonly plain = new Recent<Promise<BatchRows>>(CACHED_BYTES);
+  private readonly compressed = new Recent<Promise<BatchRows>>(COMPRESSED_BYTES);
 
   private constructor(
     private readonly shards: readonly Shard[],
@@ -41,30 +56,67 @@ export class ShardSet {
     readonly extraColumns: readonly string[],
     /** Hash that changes with the data: over the manifest, or over names, sizes and rows where there is none. */
     readonly fingerprint: string,
+    /** Origin and licence of the data, if its manifest says so. */
+    readonly about: string | undefined,
   ) {}
 
   /**
-   * Opens a folder with `manifest.json`, a folder of `.arrow` files, or one `.arrow` file.
+   * Opens a folder with `manifest.json`, a folder of `.arrow` files, one `.arrow` file, or an http(s) address of a folder
+   * with a manifest or of one `.arrow` file.
    *
+   * @param options how to deal with a server, for addresses
    * @throws UserError naming file, fault and remedy: nothing there, a shard missing or of another size than the manifest
    *   says, not Arrow, cut short, without rows, without the columns of a pair
    */
-  static async open(pathOrFolder: string): Promise<ShardSet> {
-    const found = await statOrFault(pathOrFolder);
-    const manifest = found.isDirectory() ? await readManifest(pathOrFolder) : null;
-    if (manifest !== null) return openListed(pathOrFolder, manifest, (...parts) => new ShardSet(...parts));
-    const paths = found.isDirectory() ? await arrowFilesOf(pathOrFolder) : [pathOrFolder];
-    return openFound(paths, (...parts) => new ShardSet(...parts));
+  static async open(place: string, options: RemoteOptions = {}): Promise<ShardSet> {
+    return ShardSet.fromFound(await findShards(place, options));
+  }
+
+  /**
+   * Opens shards that lie elsewhere, in this order.
+   *
+   * @throws UserError as `open` does
+   */
+  static async ofFiles(files: readonly ByteFile[]): Promise<ShardSet> {
+    return ShardSet.fromFound(await foundSet(files));
+  }
+
+  private static async fromFound({ shards, fingerprint, about }: FoundSet): Promise<ShardSet> {
+    let firstRow = 0;
+    const numbered = shards.map((shard): Shard => {
+      const { index } = shard;
+      const one = { ...shard, firstRow, index: index && Promise.resolve(index) };
+      firstRow += shard.rows;
+      return one;
+    });
+    const [first] = numbered;
+    if (first === undefined) throw new Error('shards: a set must have a shard');
+    const { extra } = findColumns((await indexOf(first)).schema, first.file.name);
+    return new ShardSet(numbered, extra, fingerprint, about);
   }
 
   /** Rows of all shards. */
   get rows(): number {
-    return this.shards.reduce((sum, shard) => sum + shard.rows, 0);
+    const last = this.shards.at(-1);
+    return last === undefined ? 0 : last.firstRow + last.rows;
   }
 
-  /** The shard files in row order. */
+  /** The shard files in row order; addresses without their secrets. */
   get paths(): readonly string[] {
-    return this.shards.map((shard) => shard.path);
+    return this.shards.map((shard) => shard.file.name);
+  }
+
+  /** True if a manifest says what the bytes of each shard hash to. */
+  get hasChecksums(): boolean {
+    return this.shards.every(({ listed }) => listed !== undefined);
+  }
+
+  /** What the first shard is, and its columns. */
+  async format(): Promise<ShardFormat> {
+    const [first] = this.shards;
+    if (first === undefined) throw new Error('shards: a set must have a shard');
+    const { format, schema } = await indexOf(first);
+    return { format, columns: schema.fields.map(({ name, type }) => [name, String(type)]) };
   }
 
   /**
@@ -76,14 +128,14 @@ export class ShardSet {
     const shard = shardOf(this.shards, row);
     const index = await indexOf(shard);
     const { batch, rowInBatch } = batchOf(index, row - shard.firstRow);
-    const readRow = await this.batch(index, batch);
-    return decodeOrFault(index.path, () => readRow(rowInBatch, String(row)));
+    const rows = await this.batch(index, batch);
+    return rows.read(rowInBatch, String(row));
   }
 
   /** The file and the row within it of a row of the set. */
   location(row: number): ShardRow {
     const shard = shardOf(this.shards, row);
-    return { shard: basename(shard.path), row: row - shard.firstRow };
+    return { shard: shard.file.baseName, row: row - shard.firstRow };
   }
 
   /**
@@ -91,94 +143,38 @@ export class ShardSet {
    *
    * @throws UserError naming the first shard that differs
    */
-  async verify(): Promise<void> {
+  async verify({ onProgress }: VerifyOptions = {}): Promise<void> {
+    const sizes = await Promise.all(
+      this.shards.map(async (shard) => shard.listed?.bytes ?? (await indexOf(shard)).sizeBytes),
+    );
+    const total = sizes.reduce((sum, size) => sum + size, 0);
+    let done = 0;
+    const count = (bytes: number) => onProgress?.((done += bytes), total);
     for (const shard of this.shards) {
-      if (shard.listed === undefined) await readAll(await indexOf(shard));
-      else await checkHash(shard.path, shard.listed);
+      if (shard.listed === undefined) await readAll(await indexOf(shard), count);
+      else await checkHash(shard.file, shard.listed, count);
     }
   }
 
   /** Drops what is cached. Nothing else is held, so a set that is dropped unclosed leaks nothing. */
   close(): void {
-    this.batches.clear();
+    this.plain.clear();
+    this.compressed.clear();
   }
 
-  private batch(index: ArrowIndex, batch: number): Promise<RowReader> {
+  private batch(index: ArrowIndex, batch: number): Promise<BatchRows> {
     const key = `${index.path}:${batch}`;
-    const cached = this.batches.get(key);
+    const batches = index.batches[batch]?.compressed === true ? this.compressed : this.plain;
+    const cached = batches.get(key);
     if (cached !== undefined) return cached;
-    const reading = readBatch(index, batch).then((read) =>
-      rowReader(read, findColumns(index.schema, index.path)),
+    const opening = openBatch(index, batch);
+    batches.set(key, opening, UNREAD_BYTES);
+    opening.then(
+      ({ heldBytes }) => batches.setCost(key, heldBytes),
+      () => batches.delete(key), // the caller gets the error; a later read may try again
     );
-    this.batches.set(key, reading, index.batches[batch]?.bodyBytes ?? 0);
-    reading.catch(() => this.batches.delete(key)); // the caller gets the error; a later read may try again
-    return reading;
+    return opening;
   }
-}
-
-type Construct = (shards: Shard[], extraColumns: readonly string[], fingerprint: string) => ShardSet;
-
-async function openListed(folder: string, manifest: ShardManifest, construct: Construct): Promise<ShardSet> {
-  const shards: Shard[] = [];
-  let firstRow = 0;
-  for (const listed of manifest.shards) {
-    const path = join(folder, listed.file);
-    const found = await stat(path).catch((cause: unknown) => {
-      throw fault(
-        path,
-        `a shard that the manifest lists is missing, ${reasonOf(cause)}`,
-        'copy it there or pack again',
-        cause,
-      );
-    });
-    if (found.size !== listed.bytes) {
-      throw fault(
-        path,
-        `the manifest says ${listed.bytes} bytes, got ${found.size}`,
-        'copy the shard again or pack again',
-      );
-    }
-    shards.push({ path, firstRow, rows: listed.rows, listed, index: undefined });
-    firstRow += listed.rows;
-  }
-  return construct(shards, await extraColumnsOf(shards), manifestFingerprint(manifest));
-}
-
-async function openFound(paths: readonly string[], construct: Construct): Promise<ShardSet> {
-  const shards: Shard[] = [];
-  const hash = createHash('sha256');
-  let firstRow = 0;
-  for (const path of paths) {
-    const index = await indexArrow(path);
-    findColumns(index.schema, path);
-    shards.push({ path, firstRow, rows: index.rows, listed: undefined, index: Promise.resolve(index) });
-    hash.update(`${basename(path)} ${index.sizeBytes} ${index.rows}\n`);
-    firstRow += index.rows;
-  }
-  return construct(shards, await extraColumnsOf(shards), hash.digest('hex'));
-}
-
-async function extraColumnsOf(shards: readonly Shard[]): Promise<readonly string[]> {
-  const [first] = shards;
-  if (first === undefined) throw new Error('shards: a set must have a shard');
-  return findColumns((await indexOf(first)).schema, first.path).extra;
-}
-
-async function arrowFilesOf(folder: string): Promise<string[]> {
-  const names = (await readdir(folder)).filter((name) => name.endsWith('.arrow')).sort();
-  if (names.length === 0) throw fault(folder, 'no .arrow file in the folder', 'pack the data into it first');
-  return names.map((name) => join(folder, name));
-}
-
-async function statOrFault(path: string): Promise<Awaited<ReturnType<typeof stat>>> {
-  return stat(path).catch((cause: unknown) => {
-    throw fault(
-      path,
-      `no such shard or folder, ${reasonOf(cause)}`,
-      'check the path, or pack the data first',
-      cause,
-    );
-  });
 }
 
 function indexOf(shard: Shard): Promise<ArrowIndex> {
@@ -189,12 +185,10 @@ function indexOf(shard: Shard): Promise<ArrowIndex> {
   return shard.index;
 }
 
-async function indexListed(shard: Shard): Promise<ArrowIndex> {
-  const index = await indexArrow(shard.path);
-  if (index.rows !== shard.rows) {
-    throw fault(shard.path, `the manifest says ${shard.rows} rows, got ${index.rows}`, 'pack the data again');
-  }
-  return index;
+async function indexListed({ file, rows }: Shard): Promise<ArrowIndex> {
+  const index = await indexArrow(file);
+  if (index.rows === rows) return index;
+  throw fault(file.name, `the manifest says ${rows} rows, got ${index.rows}`, 'pack the data again');
 }
 
 /** The last shard that begins at or before `row`. */
@@ -213,28 +207,26 @@ function shardOf(shards: readonly Shard[], row: number): Shard {
   return shard;
 }
 
-function batchOf(index: ArrowIndex, row: number): { batch: number; rowInBatch: number } {
-  let rowInBatch = row;
-  for (const [batch, { rows }] of index.batches.entries()) {
-    if (rowInBatch < rows) return { batch, rowInBatch };
-    rowInBatch -= rows;
+async function readAll(index: ArrowIndex, count: (bytes: number) => void): Promise<void> {
+  let before = 0;
+  for (const [batch, { offset, metadataBytes, bodyBytes }] of index.batches.entries()) {
+    await readBatch(index, batch);
+    count(offset + metadataBytes + bodyBytes - before);
+    before = offset + metadataBytes + bodyBytes;
   }
-  throw new RangeError(`shards: row must be < ${index.rows}, got ${row}`);
+  count(index.sizeBytes - before);
 }
 
-async function readAll(index: ArrowIndex): Promise<void> {
-  for (const batch of index.batches.keys()) await readBatch(index, batch);
-}
-
-async function checkHash(path: string, listed: ManifestShard): Promise<void> {
-  const hash = createHash('sha256');
-  await withHandle(path, async (handle) => {
-    for await (const chunk of handle.createReadStream({ autoClose: false, highWaterMark: 2 ** 20 }))
-      hash.update(chunk as Uint8Array);
-  });
-  const sha256 = hash.digest('hex');
-  if (sha256 === listed.sha256) return;
-  throw new UserError(
-    `shards: the bytes are not those that were packed, SHA-256 must be ${listed.sha256}, got ${sha256}: ${path} (copy it again or pack again)`,
+async function checkHash(
+  file: ByteFile,
+  { bytes, sha256: expected }: ManifestShard,
+  count: (bytes: number) => void,
+): Promise<void> {
+  const sha256 = await hashFile(file, bytes, count);
+  if (sha256 === expected) return;
+  throw fault(
+    file.name,
+    `the bytes are not those that were packed, SHA-256 must be ${expected}, got ${sha256}`,
+    'copy it again or pack again',
   );
 }
