@@ -1,33 +1,47 @@
 /** `minigpt4 pack`: any source of pairs → shards. */
-import { existsSync } from 'node:fs';
-import { stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { mkdir, readdir } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
+import { basename, dirname, join, relative, resolve } from 'node:path';
 
-import { ALIGN_FILE, readAlign } from './data/importers/align.js';
 import { packEmoji } from './data/importers/emoji.js';
-import { readFolder, readList, type ImportProblem } from './data/importers/folder.js';
-import { isTar, readTars, TAR_COLUMNS, tarsIn } from './data/importers/webdataset.js';
-import { writeShards } from './data/shardWriter.js';
+import { openSource, type SourceOptions } from './data/importers/open.js';
+import type { ImportProblem, Source } from './data/importers/source.js';
+import type { DedupBy } from './data/packing/digests.js';
+import { leftOutOf, packPairs, type PackProgress } from './data/packing/packPairs.js';
+import { ENCODER } from './data/packing/recode.js';
+import { Workplace, type Identity } from './data/packing/workplace.js';
 import { UserError } from './errors.js';
 import { fileError } from './files.js';
+import { takeLock } from './lock.js';
 
 /** The word that stands for the default set; a folder of that name is `./emoji`. */
 export const DEFAULT_SET = 'emoji';
 
-/** How a source is packed. */
-export interface PackOptions {
-  /** Pictures of each training concept; only for the default set. */
+/** How a source is packed. The default set takes `views` and `onProgress` alone, other sources all but `views`. */
+export interface PackOptions extends SourceOptions {
+  /** Pictures of each training concept. */
   readonly views?: number;
-  /** Not for the default set. */
+  /** Pairs of a shard at most. */
   readonly rowsPerShard?: number;
-  /** Origin and licence of the data, kept in the manifest; not for the default set. */
+  /** Bytes of images and texts with which a shard ends; 4096 pairs or 256 MB if neither limit is given. */
+  readonly bytesPerShard?: number;
+  /** Longer side, in pixels, to which larger images are scaled down. */
+  readonly maxSide?: number;
+  /** JPEG quality, 1 to 100, with which images are encoded anew where that makes them smaller. */
+  readonly quality?: number;
+  /** Leaves out pairs whose image, or image and caption, came before. */
+  readonly dedup?: DedupBy;
+  /** Pairs read and encoded at the same time; the number of cores if not given. Changes nothing in the shards. */
+  readonly workers?: number;
+  /** Origin and licence of the data, kept in the manifest. */
   readonly about?: string;
-  /** Replace a folder that is there; the default set is always brought up to date. */
+  /** Replace a folder that is there, and what was begun of it with another source or other options. */
   readonly overwrite?: boolean;
-  /** Pairs done so far, and their number where it is known before the end. */
-  readonly onProgress?: (done: number, total?: number) => void;
-  /** An image, line, sample or rest of a tar that is left out. */
+  readonly onProgress?: (progress: PackProgress) => void;
+  /** An image, line, sample, row or rest of a tar that is left out. */
   readonly onProblem?: (problem: ImportProblem) => void;
+  /** What kind of source it is, where packing goes on, what it leaves for the next time. */
+  readonly onNote?: (text: string) => void;
 }
 
 /** What was packed. */
@@ -36,70 +50,172 @@ export interface Packed {
   readonly rows: Readonly<Record<string, number>>;
   /** False if everything was there already. */
   readonly packed: boolean;
-  /** What was left out, counted as it was told to `onProblem`. */
+  /** What was left out, counted as it was told to `onProblem` by this process and those that began the work. */
   readonly problems: number;
+  /** These by their reasons. */
+  readonly reasons: Readonly<Record<string, number>>;
+  /** Pairs that came again and were left out. */
+  readonly duplicates: number;
+  /** Images that were made smaller. */
+  readonly recoded: number;
 }
+
+const POOL_THREADS = 4; // libuv's, unless UV_THREADPOOL_SIZE says otherwise; sharp works in them
 
 /**
- * Packs a source of pairs, or the default set, into `out`. A source is a folder with `filter_cap.json` (MiniGPT-4's
- * `cc_sbu_align`), a `.tar` or a folder with such tars (webdataset, img2dataset), any other folder (images with texts beside
- * them), or a `.jsonl`, `.csv` or `.tsv` list; of a folder the first that fits.
+ * Packs a source of pairs, or the default set, into `out`. Sources are those that `openSource` knows. The folder appears
+ * whole; until then the work lies in a hidden folder beside it, and the same call goes on there after a kill or an error.
  *
- * @throws UserError if the source is none of these or holds no pair, an option does not belong to it, or `out` cannot be written
+ * @throws UserError if the source is of no known kind or holds no pair, an option does not belong to it, `out` cannot be
+ *   written, or another process packs into it
  */
 export async function packSource(source: string, out: string, options: PackOptions = {}): Promise<Packed> {
-  const { views, rowsPerShard, about, overwrite, onProgress, onProblem } = options;
-  if (source === DEFAULT_SET) {
-    const stray =
-      rowsPerShard !== undefined ? '--rows-per-shard' : about !== undefined ? '--about' : undefined;
-    if (stray)
-      throw new UserError(
-        `pack: ${stray} is for other sources than ${DEFAULT_SET}, got it with that (leave it out)`,
-      );
-    const made = await packEmoji(out, {
-      ...(views !== undefined && { views }),
-      ...(onProgress && { onProgress }),
-    });
-    return { ...made, problems: 0 };
+  if (source === DEFAULT_SET) return packDefaultSet(out, options);
+  checkOptions(source, options);
+  const opened = await openSource(source, options);
+  options.onNote?.(`${source}: ${opened.kind}`);
+  await mkdir(dirname(resolve(out)), { recursive: true }).catch((error: unknown) => {
+    throw fileError(out, error);
+  });
+  const lock = await takeLock(join(dirname(resolve(out)), `.${basename(resolve(out))}.pack.lock`), {
+    subject: out,
+    advice: 'wait for it, stop it, or choose another --out',
+  });
+  try {
+    return await packLocked(source, opened, out, options);
+  } finally {
+    await lock.release();
   }
+}
+
+async function packDefaultSet(out: string, options: PackOptions): Promise<Packed> {
+  const given = Object.keys(options) as (keyof PackOptions)[]; // its own keys
+  const stray = given.find((name) => OPTION_NAMES[name] !== undefined && options[name] !== undefined);
+  if (stray)
+    throw new UserError(
+      `pack: ${OPTION_NAMES[stray]} is for other sources than ${DEFAULT_SET}, got it with that (leave it out)`,
+    );
+  const { views, onProgress } = options;
+  const { rows, packed } = await packEmoji(out, {
+    ...(views !== undefined && { views }),
+    ...(onProgress && {
+      onProgress: (done, total) => onProgress({ done, total, unit: 'pairs', pairs: done }),
+    }),
+  });
+  return { rows, packed, problems: 0, reasons: {}, duplicates: 0, recoded: 0 };
+}
+
+/** Options that only other sources than the default set take, as the command line names them. */
+const OPTION_NAMES: Readonly<Partial<Record<keyof PackOptions, string>>> = {
+  rowsPerShard: '--rows-per-shard',
+  bytesPerShard: '--shard-size',
+  maxSide: '--max-side',
+  quality: '--quality',
+  dedup: '--dedup',
+  workers: '--workers',
+  about: '--about',
+  imageColumn: '--image-column',
+  captionColumn: '--caption-column',
+  images: '--images',
+  split: '--split',
+};
+
+function checkOptions(source: string, { views, quality, maxSide, workers }: PackOptions): void {
   if (views !== undefined)
     throw new UserError(`pack: --views is for ${DEFAULT_SET} alone, got it with ${source}`);
-  let problems = 0;
-  const { read, extraColumns } = await readerOf(source);
-  const pairs = read(source, {
-    onProblem: (problem) => {
-      problems += 1;
-      onProblem?.(problem);
-    },
-  });
-  const { rows } = await writeShards(out, pairs, {
-    ...(extraColumns && { extraColumns }),
-    ...(rowsPerShard !== undefined && { rowsPerShard }),
-    ...(about !== undefined && { about }),
-    ...(overwrite !== undefined && { overwrite }),
-    ...(onProgress && { onProgress: (done) => onProgress(done) }),
-  });
-  return { rows: { '.': rows }, packed: true, problems };
+  if (quality !== undefined && !(quality >= 1 && quality <= 100))
+    throw new UserError(`pack: --quality must be from 1 to 100, got ${quality}`);
+  for (const [name, value] of Object.entries({ 'max-side': maxSide, workers }))
+    if (value !== undefined && !(value >= 1))
+      throw new UserError(`pack: --${name} must be at least 1, got ${value}`);
 }
 
-/** How a kind of source is read. */
-interface Reader {
-  readonly read: typeof readFolder;
-  /** Where they are known before the first pairs. */
-  readonly extraColumns?: readonly string[];
+async function packLocked(
+  source: string,
+  opened: Source,
+  out: string,
+  options: PackOptions,
+): Promise<Packed> {
+  const { overwrite = false, onNote } = options;
+  const work = await Workplace.open(out, identityOf(source, opened, options), overwrite);
+  if (!work.isDone) await requireFree(source, out, overwrite);
+  const wasPublished = work.isPublished;
+  if (work.shards.length > 0 && !wasPublished)
+    onNote?.(`${out}: goes on after ${work.shards.length} whole shards of an earlier start`);
+  const { rows, leftOut, recoded } = work.isDone ? resultOf(work) : await packOrKeep(opened, work, options);
+  await work.publish();
+  const { problems, reasons, duplicates } = leftOut;
+  return { rows: { '.': rows }, packed: !wasPublished, problems, reasons, duplicates, recoded };
 }
 
-async function readerOf(source: string): Promise<Reader> {
-  const tars = { read: readTars, extraColumns: TAR_COLUMNS };
-  if (!(await isFolder(source))) return isTar(source) ? tars : { read: readList };
-  if (existsSync(join(source, ALIGN_FILE))) return { read: readAlign };
-  return (await tarsIn(source)).length > 0 ? tars : { read: readFolder };
-}
-
-async function isFolder(path: string): Promise<boolean> {
+/** Whole shards outlive an error, so that the same command goes on with them; without any, nothing stays. */
+async function packOrKeep(opened: Source, work: Workplace, options: PackOptions) {
+  const { rowsPerShard, bytesPerShard, dedup, about, onProgress, onProblem, onNote } = options;
+  const { workers = availableParallelism() } = options;
+  const recipe = recipeOf(options);
+  const threads = Number(process.env['UV_THREADPOOL_SIZE'] ?? POOL_THREADS);
+  if (recipe && workers > threads)
+    onNote?.(`images are encoded ${threads} at a time (UV_THREADPOOL_SIZE=${workers} lets ${workers})`);
   try {
-    return (await stat(path)).isDirectory();
+    return await packPairs(opened, work, {
+      layout: { ...(rowsPerShard !== undefined && { rowsPerShard }), ...(bytesPerShard !== undefined && { bytesPerShard }) }, // prettier-ignore
+      workers,
+      ...(recipe && { recipe }),
+      ...(dedup && { dedup }),
+      ...(about !== undefined && { about }),
+      ...(onProgress && { onProgress }),
+      ...(onProblem && { onProblem }),
+    });
   } catch (error) {
-    throw fileError(path, error);
+    if (work.shards.length === 0) await work.discard();
+    else onNote?.(`${work.shards.length} whole shards are kept; the same command goes on after them`);
+    throw error;
   }
+}
+
+function resultOf({ shards, state }: Workplace) {
+  const rows = shards.reduce((sum, shard) => sum + shard.rows, 0);
+  return { rows, leftOut: leftOutOf(state), recoded: state.recoded };
+}
+
+function recipeOf({ maxSide, quality }: PackOptions) {
+  if (maxSide === undefined && quality === undefined) return undefined;
+  return { ...(maxSide !== undefined && { maxSide }), ...(quality !== undefined && { quality }) };
+}
+
+/** All that the bytes of the shards depend on. */
+function identityOf(source: string, opened: Source, options: PackOptions): Identity {
+  const { rowsPerShard, bytesPerShard, maxSide, quality, dedup } = options;
+  const { imageColumn, captionColumn, images, split } = options;
+  const given = { rowsPerShard, bytesPerShard, maxSide, quality, dedup, imageColumn, captionColumn, split };
+  const named = Object.entries(given).map(([name, value]) => [
+    OPTION_NAMES[name as keyof PackOptions],
+    value,
+  ]); // keys of it
+  const texts = named
+    .filter(([, value]) => value !== undefined)
+    .map(([name, value]) => [name, String(value)]);
+  return {
+    source: resolve(source),
+    kind: opened.kind,
+    'files (hash of names, sizes, times)': opened.identity,
+    ...(images !== undefined && { '--images': resolve(images) }),
+    ...(recipeOf(options) && { encoder: ENCODER }),
+    ...(Object.fromEntries(texts) as Record<string, string>), // pairs of texts, by the line above
+  };
+}
+
+/** @throws UserError if the output is there and must not be replaced, or is a part of the source */
+async function requireFree(source: string, out: string, overwrite: boolean): Promise<void> {
+  const names = await readdir(out).catch((error: unknown) => {
+    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return [];
+    throw fileError(out, error);
+  });
+  if (names.length === 0) return;
+  if (!overwrite)
+    throw new UserError(
+      `${out}: exists already and is not empty (--force replaces it; or delete it, or choose another place)`,
+    );
+  if (!relative(resolve(source), resolve(out)).startsWith('..'))
+    throw new UserError(`${out}: must not lie in its own source ${source} (choose another place)`);
 }

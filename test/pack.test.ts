@@ -1,7 +1,20 @@
 /** Every kind of source, recognised and packed; what a training reader then makes of MiniGPT-4's own data. */
-import { cp, mkdir, mkdtemp, readFile, readdir, rm, symlink, writeFile } from 'node:fs/promises';
+import {
+  appendFile,
+  cp,
+  mkdir,
+  mkdtemp,
+  readFile,
+  readdir,
+  rename,
+  rm,
+  stat,
+  symlink,
+  writeFile,
+} from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import sharp from 'sharp';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { parseConfig } from '../src/config/load.js';
 import { cleanCaption } from '../src/data/captions.js';
@@ -9,6 +22,7 @@ import type { ImportProblem } from '../src/data/importers/folder.js';
 import { preprocess } from '../src/data/images.js';
 import { BadSampleLedger } from '../src/data/ledger.js';
 import { readManifest } from '../src/data/manifest.js';
+import type { PackProgress } from '../src/data/packing/packPairs.js';
 import type { ImageTextPair } from '../src/data/pairs.js';
 import { ShardSet } from '../src/data/shards.js';
 import { UserError } from '../src/errors.js';
@@ -17,6 +31,7 @@ import { loadTokenizer } from '../src/model/tokenizer/tokenizer.js';
 import { packSource, type PackOptions, type Packed } from '../src/pack.js';
 import { openSources, Samples } from '../src/train/samples.js';
 import { readFixture } from './helpers/fixtures.js';
+import { sha256 } from './helpers/sources.js';
 
 const FIXTURES = join(import.meta.dirname, 'fixtures');
 const STAGE1 = join(FIXTURES, 'minigpt4-tiny/data/stage1');
@@ -110,6 +125,233 @@ describe('packSource', () => {
     await writeFile(join(folder, 'none.tar'), 'not a tar');
     await expect(packSource(join(folder, 'none.tar'), out)).rejects.toThrow(/at least one pair, got none/);
     expect((await readdir(folder)).sort()).toEqual(['in', 'none.tar']);
+  });
+});
+
+/** All files of a folder, by name. */
+async function filesOf(path: string): Promise<Record<string, string>> {
+  const names = (await readdir(path)).sort();
+  return Object.fromEntries(
+    await Promise.all(names.map(async (name) => [name, sha256(await readFile(join(path, name)))] as const)),
+  );
+}
+
+const IMAGES = join(FIXTURES, 'images');
+
+/** A list of 40 images, some missing, broken or the same again, with captions. */
+async function writeList(): Promise<string> {
+  const names = (await readdir(IMAGES)).filter((name) => /\.(jpg|png)$/.test(name));
+  await writeFile(join(folder, 'broken.jpg'), (await readFile(join(IMAGES, 'img_00.jpg'))).subarray(0, 3000));
+  const lines = Array.from({ length: 40 }, (_, i) => {
+    const image =
+      i % 20 === 7 ? 'gone.jpg' : i % 20 === 8 ? join(folder, 'broken.jpg') : names[i % names.length];
+    return JSON.stringify({ image, caption: `caption ${i % 25}`, id: i });
+  });
+  await writeFile(join(folder, 'list.jsonl'), lines.join('\n'));
+  return join(folder, 'list.jsonl');
+}
+
+describe('a packing', () => {
+  it.each([
+    {},
+    { maxSide: 64, quality: 70, dedup: 'image' },
+    { dedup: 'pair', bytesPerShard: 100_000 },
+  ] as const)('with %j makes the same bytes with 1, 2 and 4 workers', async (options) => {
+    const list = await writeList();
+    const made: Record<string, string>[] = [];
+    for (const workers of [1, 2, 4]) {
+      const to = join(folder, `out-${workers}`);
+      await packSource(list, to, { rowsPerShard: 12, images: IMAGES, workers, ...options });
+      made.push(await filesOf(to));
+    }
+    expect(Object.keys(made[0] ?? {}).length).toBeGreaterThan(3);
+    expect(made[1]).toEqual(made[0]);
+    expect(made[2]).toEqual(made[0]);
+  });
+
+  it('leaves out duplicates by image or by pair, the first stays, and counts them apart from problems', async () => {
+    await mkdir(join(folder, 'in'));
+    const files = { a: ['A', 'x'], b: ['B', 'x'], c: ['A', 'y'], d: ['A', 'x'], e: ['', 'x'], f: ['B', 'x'] };
+    for (const [name, [image = '', caption = '']] of Object.entries(files)) {
+      await writeFile(join(folder, `in/${name}.jpg`), image);
+      await writeFile(join(folder, `in/${name}.txt`), caption);
+    }
+    const ids = async (dedup?: 'image' | 'pair') => {
+      const { pairs, duplicates, problems, reasons } = await packed(join(folder, 'in'), {
+        overwrite: true,
+        ...(dedup && { dedup }),
+      });
+      expect([problems, reasons]).toEqual([1, { 'the image is empty': 1 }]);
+      expect((await readManifest(out))?.leftOut).toEqual({ duplicates, problems, reasons });
+      return [pairs.map(({ id }) => id).join(''), duplicates];
+    };
+    expect(await ids()).toEqual(['abcdf', 0]);
+    expect(await ids('image')).toEqual(['ab', 3]);
+    expect(await ids('pair')).toEqual(['abc', 2]);
+  });
+
+  it('scales images down, says so in the manifest, and leaves out what cannot be decoded', async () => {
+    const { pairs, problems, reasons, recoded } = await packed(await writeList(), {
+      images: IMAGES,
+      maxSide: 64,
+    });
+    expect([pairs.length, problems]).toEqual([36, 4]);
+    expect(reasons).toEqual({ 'cannot read the image': 2, 'the image cannot be decoded': 2 });
+    const sides = await Promise.all(
+      pairs.map(async ({ image }) => {
+        const { width, height } = await sharp(image).metadata();
+        return Math.max(width, height);
+      }),
+    );
+    expect(Math.max(...sides)).toBe(64);
+    expect((await readManifest(out))?.recipe).toMatch(
+      new RegExp(`^${recoded} images: images with a longer side of more than 64 `),
+    );
+  });
+
+  it('ends a shard with the pair that brings it to the size asked for, or the row', async () => {
+    await mkdir(join(folder, 'in'));
+    for (let i = 0; i < 10; i++) {
+      await writeFile(join(folder, `in/${i}.jpg`), 'x'.repeat(88)); // with id and caption 100 bytes
+      await writeFile(join(folder, `in/${i}.txt`), 'a caption..');
+    }
+    const rows = async (options: PackOptions) => {
+      await packSource(join(folder, 'in'), out, { ...options, overwrite: true });
+      return (await readManifest(out))?.shards.map((shard) => shard.rows);
+    };
+    expect(await rows({ bytesPerShard: 300 })).toEqual([3, 3, 3, 1]);
+    expect(await rows({ bytesPerShard: 301 })).toEqual([4, 4, 2]);
+    expect(await rows({ bytesPerShard: 300, rowsPerShard: 2 })).toEqual([2, 2, 2, 2, 2]);
+    expect(await rows({ rowsPerShard: 9 })).toEqual([9, 1]);
+    expect(await rows({})).toEqual([10]);
+  });
+
+  it('lists every problem beside the manifest, in the order of the source', async () => {
+    const list = await writeList();
+    const { told } = await packed(list, { images: IMAGES });
+    expect(told).toHaveLength(2);
+    expect(told[0]).toEqual({
+      where: `${list}:8`,
+      reason: 'cannot read the image',
+      detail: join(IMAGES, 'gone.jpg'),
+    });
+    const lines = (await readFile(join(out, 'problems.jsonl'), 'utf8')).trimEnd().split('\n');
+    expect(lines.map((line) => JSON.parse(line) as unknown)).toEqual(told);
+  });
+
+  it('tells how far it is in the source’s own measure, up to the whole', async () => {
+    const seen: PackProgress[] = [];
+    await packSource(STAGE1, out, { onProgress: (progress) => seen.push(progress) });
+    const total = (await stat(join(STAGE1, '00000.tar'))).size + (await stat(DEFECTS)).size;
+    expect(seen).toHaveLength(18);
+    expect(
+      seen.every(
+        (one, i) => one.total === total && one.unit === 'bytes' && one.done >= (seen[i - 1]?.done ?? 0),
+      ),
+    ).toBe(true);
+    expect(seen.at(-1)).toMatchObject({ done: total, pairs: 15 });
+  });
+});
+
+describe('a packing that ended early', () => {
+  const options = { rowsPerShard: 8, images: IMAGES, dedup: 'pair', maxSide: 64, workers: 3 } as const;
+  /** Packs until `count` items are passed, then fails as a full disk would. */
+  const failAfter = async (list: string, count: number, more: PackOptions = {}) => {
+    let seen = 0;
+    const onProgress = () => {
+      if ((seen += 1) === count) throw new Error('stopped');
+    };
+    await expect(packSource(list, out, { ...options, ...more, onProgress })).rejects.toThrow('stopped');
+  };
+
+  it('goes on after its whole shards, and its result is that of an unbroken one, whenever it ended', async () => {
+    const list = await writeList();
+    const unbroken = join(folder, 'unbroken');
+    const result = await packSource(list, unbroken, options);
+    const expected = await filesOf(unbroken);
+    for (const stops of [[12, 3, 11], [40]]) {
+      for (const count of stops) await failAfter(list, count);
+      const notes: string[] = [];
+      expect(await packSource(list, out, { ...options, onNote: (note) => notes.push(note) })).toEqual(result);
+      expect(await filesOf(out)).toEqual(expected);
+      expect(notes.join()).toMatch(/goes on after \d+ whole shards/);
+      expect((await readdir(folder)).filter((name) => name.startsWith('.'))).toEqual([]);
+      await rm(out, { recursive: true });
+    }
+  });
+
+  it('keeps its whole shards as they are: they are not written again', async () => {
+    const list = await writeList();
+    await failAfter(list, 30);
+    const shards = join(folder, '.out.pack/shards');
+    const before = await Promise.all((await readdir(shards)).map((name) => stat(join(shards, name))));
+    const whole = before.length;
+    expect(whole).toBeGreaterThan(2);
+    await packSource(list, out, options);
+    const inodes = new Set((await Promise.all((await readdir(out)).map((name) => stat(join(out, name))))).map(({ ino }) => ino)); // prettier-ignore
+    expect(before.filter(({ ino }) => inodes.has(ino)).length).toBe(whole);
+  });
+
+  it('is gone on with under its own options and source alone, unless it is to begin anew', async () => {
+    const list = await writeList();
+    await failAfter(list, 30);
+    await expect(packSource(list, out, { ...options, maxSide: 32 })).rejects.toThrow(
+      /was begun with another source or other options, --max-side was 64, is 32 \(give the same again to go on, --force/,
+    );
+    await expect(packSource(STAGE1, out, options)).rejects.toThrow(/--images is for other kinds/);
+    await appendFile(list, '\n{"image": "img_00.jpg", "caption": "late", "id": "late"}');
+    await expect(packSource(list, out, options)).rejects.toThrow(/files \(hash of names, sizes, times\) was/);
+    await packSource(list, out, { ...options, overwrite: true });
+    const anew = join(folder, 'anew');
+    await packSource(list, anew, options);
+    expect(await filesOf(out)).toEqual(await filesOf(anew));
+  });
+
+  it('replaces what is there only when it is whole, with --force', async () => {
+    const list = await writeList();
+    await packSource(STAGE1, out);
+    const before = await filesOf(out);
+    await expect(packSource(list, out, options)).rejects.toThrow(/exists already and is not empty \(--force/);
+    await failAfter(list, 32, { overwrite: true });
+    expect(await filesOf(out)).toEqual(before);
+    await packSource(list, out, { ...options, overwrite: true });
+    expect((await readManifest(out))?.shards.length).toBeGreaterThan(1);
+    expect((await readdir(folder)).sort()).toEqual(['broken.jpg', 'list.jsonl', 'out']);
+  });
+
+  it('is finished where it was: before, between and after the steps that put it in its place', async () => {
+    const list = await writeList();
+    await packSource(list, out, options);
+    const expected = await filesOf(out);
+    await rm(out, { recursive: true });
+    await failAfter(list, 32);
+    const work = join(folder, '.out.pack');
+    const journal = JSON.parse(await readFile(join(work, 'journal.json'), 'utf8')) as Record<string, unknown>;
+    // killed after the rename: only the journal is left
+    await packSource(list, out, options);
+    await mkdir(work);
+    await writeFile(join(work, 'journal.json'), JSON.stringify({ ...journal, done: true }));
+    expect((await packSource(list, out, options)).packed).toBe(false);
+    expect(await filesOf(out)).toEqual(expected);
+    // killed between the two renames of --force: the old one is aside, the new one not yet there
+    await mkdir(work);
+    await writeFile(join(work, 'journal.json'), JSON.stringify({ ...journal, done: true, shards: [] }));
+    await rename(out, join(work, 'shards'));
+    await mkdir(join(folder, '.out.pack.old'));
+    expect((await packSource(list, out, { ...options, overwrite: true })).packed).toBe(true);
+    expect(await filesOf(out)).toEqual(expected);
+    expect((await readdir(folder)).filter((name) => name.startsWith('.'))).toEqual([]);
+  });
+
+  it('is not spoilt by another that packs into the same folder at the same time', async () => {
+    const list = await writeList();
+    const both = await Promise.allSettled([packSource(list, out, options), packSource(list, out, options)]);
+    const refused = both.filter(({ status }) => status === 'rejected');
+    expect(refused).toHaveLength(1);
+    expect(String((refused[0] as PromiseRejectedResult).reason)).toMatch(/is in use by process \d+ .*--out/);
+    const alone = join(folder, 'alone');
+    await packSource(list, alone, options);
+    expect(await filesOf(out)).toEqual(await filesOf(alone));
   });
 });
 

@@ -11,12 +11,10 @@ import { writeFileWhole, writeFolderWhole, writeWhole } from '../files.js';
 import { ArrowFileWriter, binaryColumn, textColumn } from './arrowWriter.js';
 import { MANIFEST_FILE, MANIFEST_VERSION, type ManifestShard, type ShardManifest } from './manifest.js';
 import type { ImageTextPair } from './pairs.js';
+import { checkLayout, groupPairs, type Group, type ShardLayout } from './shardLayout.js';
 
-/** How `writeShards` lays the rows out. */
-export interface WriteShardsOptions {
-  readonly rowsPerShard?: number;
-  /** Rows of a record batch, the unit of reading; at most 256. */
-  readonly rowsPerBatch?: number;
+/** How `writeShards` writes. */
+export interface WriteShardsOptions extends ShardLayout {
   /** Extra columns; by default those that the first batch's pairs have. */
   readonly extraColumns?: readonly string[];
   /** Origin and licence of the data, kept in the manifest. */
@@ -27,11 +25,26 @@ export interface WriteShardsOptions {
   readonly onProgress?: (rows: number) => void;
 }
 
-const MAX_BATCH_ROWS = 256; // design.md 5
-const MAX_BATCH_BYTES = 64 * 2 ** 20; // large images make shorter batches, so that reading one row stays cheap
+/** How `writeShardFiles` writes. */
+export interface ShardFilesOptions extends ShardLayout {
+  /** Shards that the folder holds already; the next one has the number after theirs. */
+  readonly written?: number;
+  /** All columns, `id`, `image` and `caption` first; by default those that the first batch's pairs have. */
+  readonly columns?: readonly string[];
+  /** Called after each record batch with its rows. */
+  readonly onBatch?: (rows: number) => void;
+}
+
+/** A shard that was written. */
+export interface WrittenShard extends ManifestShard {
+  readonly columns: readonly string[];
+}
+
+const OWN_COLUMNS = ['id', 'image', 'caption'];
 
 /**
- * Writes pairs as `part-00000.arrow`, … and `manifest.json` into `folder`.
+ * Writes pairs as `part-00000.arrow`, … and `manifest.json` into `folder`. A shard ends after 4096 pairs or 256 MB; given
+ * one of the two limits, the other does not count.
  *
  * @returns the manifest that was written
  * @throws UserError if there is no pair, a pair has a column that the first batch lacked, or the folder cannot be written
@@ -39,33 +52,18 @@ const MAX_BATCH_BYTES = 64 * 2 ** 20; // large images make shorter batches, so t
 export async function writeShards(
   folder: string,
   pairs: AsyncIterable<ImageTextPair> | Iterable<ImageTextPair>,
-  {
-    rowsPerShard = 4096,
-    rowsPerBatch = MAX_BATCH_ROWS,
-    extraColumns,
-    about,
-    overwrite = false,
-    onProgress,
-  }: WriteShardsOptions = {},
+  { extraColumns, about, overwrite = false, onProgress, ...layout }: WriteShardsOptions = {},
 ): Promise<ShardManifest> {
-  if (rowsPerBatch < 1 || rowsPerBatch > MAX_BATCH_ROWS || rowsPerShard < 1) {
-    throw new UserError(
-      `writeShards: rowsPerBatch must be from 1 to ${MAX_BATCH_ROWS} and rowsPerShard at least 1, got ${rowsPerBatch} and ${rowsPerShard}`,
-    );
-  }
+  checkLayout(layout);
   const written: ShardManifest[] = [];
   await writeFolderWhole(folder, async (temporary) => {
-    const source = groupPairs(pairs, rowsPerShard, rowsPerBatch);
-    const { shards, columns } = await writeAll(temporary, source, extraColumns, onProgress);
-    const rows = shards.reduce((sum, shard) => sum + shard.rows, 0);
-    const manifest = {
-      version: MANIFEST_VERSION,
-      rows,
-      columns,
-      ...(about === undefined ? {} : { about }),
-      shards,
-    };
-    await writeFileWhole(join(temporary, MANIFEST_FILE), `${JSON.stringify(manifest, null, 2)}\n`);
+    const shards: WrittenShard[] = [];
+    let rows = 0;
+    const onBatch = (added: number) => onProgress?.((rows += added));
+    const options = { ...layout, onBatch, ...(extraColumns && { extraColumns }) };
+    for await (const shard of writeFiles(temporary, pairs, options)) shards.push(shard);
+    const manifest = manifestOf(shards, about === undefined ? {} : { about });
+    await writeManifest(temporary, manifest);
     if (overwrite) await rm(folder, { recursive: true, force: true });
     written.push(manifest);
   });
@@ -74,55 +72,72 @@ export async function writeShards(
   return manifest;
 }
 
-/** Pairs of one record batch; `endsShard` after the last batch of a file. */
-interface Group {
-  readonly pairs: readonly ImageTextPair[];
-  readonly endsShard: boolean;
-}
-
-async function* groupPairs(
-  pairs: AsyncIterable<ImageTextPair> | Iterable<ImageTextPair>,
-  rowsPerShard: number,
-  rowsPerBatch: number,
-): AsyncGenerator<Group> {
-  let group: ImageTextPair[] = [];
-  let bytes = 0;
-  let rowsInShard = 0;
-  for await (const pair of pairs) {
-    group.push(pair);
-    bytes += pair.image.length;
-    rowsInShard += 1;
-    const endsShard = rowsInShard >= rowsPerShard;
-    if (group.length < rowsPerBatch && bytes < MAX_BATCH_BYTES && !endsShard) continue;
-    yield { pairs: group, endsShard };
-    group = [];
-    bytes = 0;
-    if (endsShard) rowsInShard = 0;
-  }
-  if (group.length > 0) yield { pairs: group, endsShard: true };
-}
-
-async function writeAll(
+/**
+ * Writes pairs as shards into a folder, one after the other, without a manifest. A shard is yielded when it is whole and
+ * on disk, and before the first pair after it is asked for: whoever counts the pairs that were taken knows which it holds.
+ *
+ * @throws UserError if a pair has a column that is not among the columns, or the folder cannot be written
+ */
+export function writeShardFiles(
   folder: string,
-  source: AsyncGenerator<Group>,
-  extraColumns: readonly string[] | undefined,
-  onProgress: WriteShardsOptions['onProgress'],
-): Promise<{ shards: ManifestShard[]; columns: string[] }> {
-  const shards: ManifestShard[] = [];
-  let rows = 0;
-  const count = (added: number) => onProgress?.((rows += added));
+  pairs: AsyncIterable<ImageTextPair>,
+  options: ShardFilesOptions = {},
+): AsyncGenerator<WrittenShard> {
+  checkLayout(options);
+  return writeFiles(folder, pairs, options);
+}
+
+/**
+ * The manifest of shards.
+ *
+ * @throws UserError if there is none
+ */
+export function manifestOf(
+  shards: readonly WrittenShard[],
+  words: Pick<ShardManifest, 'about' | 'recipe' | 'leftOut'>,
+): ShardManifest {
+  const [first] = shards;
+  if (first === undefined)
+    throw new UserError('writeShards: there must be at least one pair, got none (check the source)');
+  return {
+    version: MANIFEST_VERSION,
+    rows: shards.reduce((sum, shard) => sum + shard.rows, 0),
+    columns: first.columns,
+    ...words,
+    shards: shards.map(({ file, rows, bytes, sha256 }) => ({ file, rows, bytes, sha256 })),
+  };
+}
+
+/** Writes `manifest.json` whole. */
+export async function writeManifest(folder: string, manifest: ShardManifest): Promise<void> {
+  await writeFileWhole(join(folder, MANIFEST_FILE), `${JSON.stringify(manifest, null, 2)}\n`);
+}
+
+/** The columns of pairs with these further ones, as `writeShardFiles` takes them. */
+export function allColumns(further: readonly string[]): readonly string[] {
+  const reserved = further.find((name) => OWN_COLUMNS.includes(name));
+  if (reserved !== undefined)
+    throw new UserError(`writeShards: an extra column must not be named "${reserved}" (rename it)`);
+  return [...OWN_COLUMNS, ...further];
+}
+
+async function* writeFiles(
+  folder: string,
+  pairs: AsyncIterable<ImageTextPair> | Iterable<ImageTextPair>,
+  options: ShardFilesOptions & { readonly extraColumns?: readonly string[] },
+): AsyncGenerator<WrittenShard> {
+  const { written = 0, onBatch, extraColumns } = options;
+  const source = groupPairs(pairs, options);
   try {
-    let group = await nextGroup(source);
-    if (group === null)
-      throw new UserError('writeShards: there must be at least one pair, got none (check the source)');
-    const columns = columnsOf(group.pairs, extraColumns);
-    while (group !== null) {
-      const file = `part-${String(shards.length).padStart(5, '0')}.arrow`;
-      const shard = await writeShard(join(folder, file), columns, group, source, count);
-      shards.push({ file, ...shard });
-      group = await nextGroup(source);
+    let number = written;
+    let columns = options.columns;
+    for (let group = await nextGroup(source); group !== null; group = await nextGroup(source)) {
+      columns ??= columnsOf(group.pairs, extraColumns);
+      const file = `part-${String(number).padStart(5, '0')}.arrow`;
+      const shard = await writeShard(join(folder, file), columns, group, source, onBatch);
+      number += 1;
+      yield { file, ...shard, columns };
     }
-    return { shards, columns };
   } finally {
     await source.return(undefined); // lets the pairs' source close its files
   }
@@ -134,7 +149,7 @@ async function writeShard(
   columns: readonly string[],
   first: Group,
   source: AsyncGenerator<Group>,
-  count: (rows: number) => void,
+  onBatch: ShardFilesOptions['onBatch'],
 ): Promise<Omit<ManifestShard, 'file'>> {
   const result: Omit<ManifestShard, 'file'>[] = [];
   await writeWhole(path, async (handle) => {
@@ -145,7 +160,7 @@ async function writeShard(
       group = group.endsShard ? null : await nextGroup(source)
     ) {
       await writer.write(group.pairs.length, encodeColumns(group.pairs, columns));
-      count(group.pairs.length);
+      onBatch?.(group.pairs.length);
     }
     result.push(await writer.finish());
   });
@@ -159,20 +174,21 @@ async function nextGroup(source: AsyncGenerator<Group>): Promise<Group | null> {
   return next.done === true ? null : next.value;
 }
 
-function columnsOf(pairs: readonly ImageTextPair[], extraColumns: readonly string[] | undefined): string[] {
+function columnsOf(
+  pairs: readonly ImageTextPair[],
+  extraColumns: readonly string[] | undefined,
+): readonly string[] {
   const extra = extraColumns ?? [...new Set(pairs.flatMap((pair) => Object.keys(pair.extra)))];
-  const reserved = extra.find((name) => ['id', 'image', 'caption', 'source'].includes(name));
-  if (reserved !== undefined)
-    throw new UserError(`writeShards: an extra column must not be named "${reserved}" (rename it)`);
+  if (extra.includes('source'))
+    throw new UserError('writeShards: an extra column must not be named "source" (rename it)');
   const source = pairs.some((pair) => pair.source !== undefined) ? ['source'] : [];
-  return ['id', 'image', 'caption', ...source, ...extra];
+  return allColumns([...source, ...extra]);
 }
 
 function schemaOf(columns: readonly string[]): Schema {
-  const required = ['id', 'image', 'caption'];
   return new Schema(
     columns.map(
-      (name) => new Field(name, name === 'image' ? new Binary() : new Utf8(), !required.includes(name)),
+      (name) => new Field(name, name === 'image' ? new Binary() : new Utf8(), !OWN_COLUMNS.includes(name)),
     ),
   );
 }

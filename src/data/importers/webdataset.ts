@@ -9,7 +9,17 @@ import { extract } from 'tar-stream';
 import { fileError } from '../../files.js';
 import { readBytes, reasonOf, withHandle } from '../fileBytes.js';
 import type { ImageTextPair } from '../pairs.js';
-import type { ImportOptions } from './folder.js';
+import {
+  filesIdentity,
+  MAX_IMAGE_BYTES,
+  readPairs,
+  ready,
+  type Found,
+  type ImportOptions,
+  type ImportProblem,
+  type Source,
+  type SourceItem,
+} from './source.js';
 
 /** Extra columns that pairs of tars may have. Named before the first pair: a later tar may be the first that has one. */
 export const TAR_COLUMNS: readonly string[] = ['url'];
@@ -22,6 +32,8 @@ interface Member {
   readonly suffix: string;
   /** In bytes. */
   readonly size: number;
+  /** Bytes of the tar up to its end. */
+  readonly end: number;
   /** Null if it is of no use here, or too large. */
   readonly bytes: Uint8Array | null;
 }
@@ -29,19 +41,23 @@ interface Member {
 /** Consecutive members of one key. */
 interface Sample {
   readonly key: string;
+  /** Bytes of the tar up to its end. */
+  end: number;
   /** By suffix; of several with one suffix the first. */
   readonly files: Map<string, Uint8Array>;
   /** Suffixes that came again. */
   readonly repeated: Set<string>;
   /** Why it cannot be used, if its members tell already. */
-  fault?: string;
+  fault?: Reason;
 }
+
+/** Why a sample gives no pair. */
+type Reason = Omit<ImportProblem, 'where'>;
 
 const TAR_NAME = /\.(tar|tar\.gz|tgz)$/i;
 const MEMBER_NAME = /^(?:\.\/)?((?:.*\/)?[^./]+)\.([^/]*)$/; // webdataset, tariterators.py, `base_plus_ext`
 const IMAGE_SUFFIXES = ['jpg', 'jpeg', 'png', 'webp'];
 const USED_SUFFIXES = new Set([...IMAGE_SUFFIXES, 'json', 'txt']);
-const MAX_MEMBER_BYTES = 64 * 2 ** 20; // a record batch of the shards; img2dataset's images have some 20 kB
 const BLOCK = 512; // bytes; the unit of a tar, which ends with two blocks of zeros
 const PYTHON_NUMBERS = /"[^"\\]*(?:\\.[^"\\]*)*"|-?(?:NaN|Infinity)/gs;
 const KEY_AGAIN = 'its key came before in this tar, apart from these files (they must follow each other)';
@@ -66,60 +82,88 @@ export async function tarsIn(folder: string): Promise<string[]> {
 }
 
 /**
- * Pairs of a tar, or of each tar in a folder. A sample is `KEY.jpg` (`.jpeg`, `.png`, `.webp`) with `KEY.json`, whose
+ * The pairs of a tar, or of each tar in a folder. A sample is `KEY.jpg` (`.jpeg`, `.png`, `.webp`) with `KEY.json`, whose
  * `caption` is taken as it stands, one after the other in the tar. In a tar without json files `KEY.txt` is the caption;
  * where other samples have a json, one without is left out, as MiniGPT-4 leaves it. The id is `TAR/KEY`, the bytes are
  * those of the member (not decoded here), the extra column is `url` of the json.
  *
  * @param source a tar, or a folder with tars; other files beside them are ignored
- * @throws UserError if the source or one of its tars cannot be opened or read from the disk
+ * @throws UserError if the source, or when it is read one of its tars, cannot be opened or read from the disk
  * Source: webdataset 0.2.48, tariterators.py; Vision-CAIR/MiniGPT-4, minigpt4/datasets/datasets/cc_sbu_dataset.py.
  */
-export async function* readTars(
-  source: string,
-  { onProblem }: ImportOptions = {},
-): AsyncGenerator<ImageTextPair> {
+export async function tarSource(source: string): Promise<Source> {
   const status = await stat(source).catch((cause: unknown) => {
     throw fileError(source, cause);
   });
-  for (const path of status.isDirectory() ? await tarsIn(source) : [source]) yield* readTar(path, onProblem);
+  const tars = status.isDirectory() ? await tarsIn(source) : [source];
+  const identity = await filesIdentity(tars);
+  const parts = tars.map(async (path) => ({ size: (await stat(path)).size, items: () => itemsOf(path) }));
+  return {
+    kind: 'webdataset tars',
+    columns: TAR_COLUMNS,
+    unit: 'bytes',
+    identity,
+    parts: await Promise.all(parts),
+  };
 }
 
-async function* readTar(path: string, onProblem: ImportOptions['onProblem']): AsyncGenerator<ImageTextPair> {
+/** Pairs of tars one after the other, as `tarSource` has them. @throws UserError as that does */
+export async function* readTars(source: string, options: ImportOptions = {}): AsyncGenerator<ImageTextPair> {
+  yield* readPairs(await tarSource(source), options);
+}
+
+async function* itemsOf(path: string): AsyncGenerator<SourceItem> {
   const name = basename(path).replace(TAR_NAME, '');
   const keys = new Set<string>();
   const damages: string[] = [];
   let hasJson = false;
   let pairs = 0;
+  let passed = 0;
   for await (const sample of samplesOf(membersOf(path, (damage) => damages.push(damage)))) {
-    const { key, files, repeated } = sample;
-    const problem = (reason: string) => onProblem?.({ where: `${path}:${key}`, reason });
+    const { key, files, end } = sample;
     hasJson ||= files.has('json');
-    const found = keys.has(key) ? KEY_AGAIN : contentOf(sample, hasJson);
+    const found = foundIn(path, name, sample, keys.has(key), hasJson);
     keys.add(key);
-    if (repeated.size > 0) problem(`more than one ${[...repeated].join(', ')}; the first is taken`);
-    if (typeof found === 'string') problem(found);
-    else {
-      yield { id: `${name}/${key}`, ...found };
-      pairs += 1;
-    }
+    passed = end;
+    if (found.pair) pairs += 1;
+    yield ready(passed, found);
   }
   if (damages.length === 0 && keys.size === 0) damages.push('no image, json or txt file in it');
-  for (const damage of damages)
-    onProblem?.({ where: path, reason: `${damage}; pairs read from it: ${pairs}` });
+  const problems = damages.map((reason) => ({
+    where: path,
+    reason,
+    detail: `pairs read from it: ${pairs}`,
+  }));
+  if (problems.length > 0) yield ready(passed, { problems });
+}
+
+/** The pair of a sample and what is wrong with it. */
+function foundIn(path: string, tar: string, sample: Sample, cameBefore: boolean, needsJson: boolean): Found {
+  const { key, repeated } = sample;
+  const where = `${path}:${key}`;
+  const problems: ImportProblem[] = [];
+  if (repeated.size > 0)
+    problems.push({ where, reason: `more than one ${[...repeated].join(', ')}; the first is taken` });
+  const content = cameBefore ? { reason: KEY_AGAIN } : contentOf(sample, needsJson);
+  if ('reason' in content) return { problems: [...problems, { where, ...content }] };
+  return { pair: { id: `${tar}/${key}`, ...content }, problems };
 }
 
 /** Joins consecutive members of one key; samples without any file of use are passed over. */
 async function* samplesOf(members: AsyncIterable<Member>): AsyncGenerator<Sample> {
   let sample: Sample | undefined;
-  for await (const { key, suffix, size, bytes } of members) {
+  for await (const { key, suffix, size, end, bytes } of members) {
     if (sample?.key !== key) {
       if (sample && isOfUse(sample)) yield sample;
-      sample = { key, files: new Map(), repeated: new Set() };
+      sample = { key, end, files: new Map(), repeated: new Set() };
     }
+    sample.end = end;
     if (!USED_SUFFIXES.has(suffix)) continue;
     if (bytes === null)
-      sample.fault = `its ${suffix} must have at most ${MAX_MEMBER_BYTES} bytes, got ${size}`;
+      sample.fault = {
+        reason: `its ${suffix} must have at most ${MAX_IMAGE_BYTES} bytes`,
+        detail: String(size),
+      };
     else if (sample.files.has(suffix)) sample.repeated.add(suffix);
     else sample.files.set(suffix, bytes);
   }
@@ -131,20 +175,21 @@ function isOfUse({ files, fault }: Sample): boolean {
 }
 
 /** What a pair needs of a sample, or why there is none. */
-function contentOf({ files, fault }: Sample, needsJson: boolean): Omit<ImageTextPair, 'id'> | string {
-  if (fault !== undefined) return fault;
+function contentOf({ files, fault }: Sample, needsJson: boolean): Omit<ImageTextPair, 'id'> | Reason {
+  if (fault) return fault;
   const image = IMAGE_SUFFIXES.map((suffix) => files.get(suffix)).find((bytes) => bytes !== undefined);
-  if (!image) return 'no image (jpg, jpeg, png or webp)';
-  if (image.length === 0) return 'the image is empty';
+  if (!image) return { reason: 'no image (jpg, jpeg, png or webp)' };
+  if (image.length === 0) return { reason: 'the image is empty' };
   const json = files.get('json');
   const text = files.get('txt');
-  if (!json && needsJson) return 'no json, which other samples of this tar have';
-  if (!json && !text) return 'no json or txt beside the image';
+  if (!json && needsJson) return { reason: 'no json, which other samples of this tar have' };
+  if (!json && !text) return { reason: 'no json or txt beside the image' };
   const fields = json ? parseObject(json) : { caption: text && decodeText(text) };
-  if (fields === null) return 'the json is not a JSON object';
+  if (fields === null) return { reason: 'the json is not a JSON object' };
   const { caption, url } = fields;
-  if (typeof caption !== 'string') return json ? 'no caption in the json' : 'the txt is not UTF-8 text';
-  if (caption.trim() === '') return 'caption is empty';
+  if (typeof caption !== 'string')
+    return { reason: json ? 'no caption in the json' : 'the txt is not UTF-8 text' };
+  if (caption.trim() === '') return { reason: 'caption is empty' };
   return { image, caption, extra: typeof url === 'string' && url !== '' ? { url } : {} };
 }
 
@@ -187,10 +232,10 @@ async function* membersOf(path: string, onDamage: (reason: string) => void): Asy
       const { type, size } = entry.header;
       const isFile = type === 'file' || type === 'contiguous-file';
       const name = isFile ? nameOf(entry.header.name) : null;
-      const used = name && USED_SUFFIXES.has(name.suffix) && size <= MAX_MEMBER_BYTES;
+      const used = name && USED_SUFFIXES.has(name.suffix) && size <= MAX_IMAGE_BYTES;
       const bytes = used ? await bytesOf(entry, size) : null;
       if (bytes === null) entry.resume(); // passes it over, in pieces
-      if (name) yield { ...name, size, bytes };
+      if (name) yield { ...name, size, bytes, end: file.bytesRead }; // reading is ahead by some pieces
     }
     if (!ends) onDamage('the tar is cut short: its closing zeros are missing');
   } catch (cause) {

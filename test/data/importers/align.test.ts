@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { readAlign } from '../../../src/data/importers/align.js';
-import type { ImportProblem } from '../../../src/data/importers/folder.js';
+import { problemText, type ImportProblem } from '../../../src/data/importers/source.js';
 import type { ImageTextPair } from '../../../src/data/pairs.js';
 import { UserError } from '../../../src/errors.js';
 import { readFixture } from '../../helpers/fixtures.js';
@@ -20,8 +20,9 @@ afterEach(() => rm(folder, { recursive: true }));
 async function collect(source: string): Promise<{ pairs: ImageTextPair[]; problems: ImportProblem[] }> {
   const pairs: ImageTextPair[] = [];
   const problems: ImportProblem[] = [];
-  for await (const pair of readAlign(source, { onProblem: (problem) => problems.push(problem) }))
-    pairs.push(pair);
+  const onProblem = (problem: ImportProblem) =>
+    problems.push({ where: problem.where, reason: problemText(problem) });
+  for await (const pair of readAlign(source, { onProblem })) pairs.push(pair);
   return { pairs, problems };
 }
 
@@ -73,7 +74,7 @@ describe('readAlign', () => {
     ]);
     expect(problems).toEqual(
       [
-        `cannot read the image ${join(folder, 'image/gone.jpg')}`,
+        `cannot read the image: ${join(folder, 'image/gone.jpg')}`,
         'the image is empty',
         'caption is empty',
         'caption is empty',

@@ -1,10 +1,14 @@
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import * as fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { collect as collectAll } from '../../helpers/sources.js';
 import { UserError } from '../../../src/errors.js';
-import { parseCsv } from '../../../src/data/importers/csv.js';
+import { CsvParser, parseCsv, type CsvRow } from '../../../src/data/importers/csv.js';
 import { readFolder, readList, type ImportProblem } from '../../../src/data/importers/folder.js';
+import { listSource } from '../../../src/data/importers/list.js';
+import { problemText } from '../../../src/data/importers/source.js';
 import type { ImageTextPair } from '../../../src/data/pairs.js';
 
 let folder = '';
@@ -26,7 +30,9 @@ async function collect(
 ): Promise<{ pairs: ImageTextPair[]; problems: ImportProblem[] }> {
   const pairs: ImageTextPair[] = [];
   const problems: ImportProblem[] = [];
-  for await (const pair of read(path, { onProblem: (problem) => problems.push(problem) })) pairs.push(pair);
+  const onProblem = (problem: ImportProblem) =>
+    problems.push({ where: problem.where, reason: problemText(problem) });
+  for await (const pair of read(path, { onProblem })) pairs.push(pair);
   return { pairs, problems };
 }
 
@@ -66,10 +72,22 @@ describe('readFolder', () => {
     const { pairs, problems } = await collect(readFolder, folder);
     expect(pairs.map(({ id }) => id)).toEqual(['d']);
     expect(problems).toEqual([
-      { where: join(folder, 'a.jpg'), reason: 'no a.txt beside the image' },
+      { where: join(folder, 'a.jpg'), reason: 'no text beside the image: a.txt' },
       { where: join(folder, 'b.jpg'), reason: 'caption is empty' },
       { where: join(folder, 'c.jpg'), reason: 'the image is empty' },
     ]);
+  });
+
+  it('orders files by their whole paths, whatever is a folder', async () => {
+    const names = ['a/x', 'a-b', 'a.b', 'a0', 'B', 'a/b/c'];
+    for (const name of names) await write({ [`${name}.jpg`]: 'x', [`${name}.txt`]: name });
+    const { pairs } = await collect(readFolder, folder);
+    expect(pairs.map(({ id }) => id)).toEqual(
+      names
+        .map((name) => `${name}.jpg`)
+        .sort()
+        .map((name) => name.slice(0, -4)),
+    );
   });
 
   it('a folder that is not there is a user error', async () => {
@@ -99,7 +117,7 @@ describe('readList', () => {
       ['7', 'bytes', 'B'],
     ]);
     expect(problems).toEqual([
-      { where: `${list}:4`, reason: `cannot read the image ${join(folder, 'data/i/none.jpg')}` },
+      { where: `${list}:4`, reason: `cannot read the image: ${join(folder, 'data/i/none.jpg')}` },
       { where: `${list}:5`, reason: 'caption is empty' },
       { where: `${list}:6`, reason: 'no image named' },
       { where: `${list}:7`, reason: 'not a JSON object' },
@@ -115,7 +133,7 @@ describe('readList', () => {
     const { pairs, problems } = await collect(readList, join(folder, name));
     expect(shown(pairs)).toEqual([['1', 'A', 'Hello, "you"']]);
     expect(problems).toEqual([
-      { where: `${join(folder, name)}:3`, reason: `cannot read the image ${join(folder, 'b.jpg')}` },
+      { where: `${join(folder, name)}:3`, reason: `cannot read the image: ${join(folder, 'b.jpg')}` },
     ]);
   });
 
@@ -135,6 +153,47 @@ describe('readList', () => {
   });
 });
 
+describe('listSource', () => {
+  it('reads a long list as a stream: lines and letters cut by the pieces, progress in its bytes', async () => {
+    const line = (i: number) =>
+      JSON.stringify({ image: 'a.jpg', caption: `ünï ${'é'.repeat(3000)} ${i}`, id: i });
+    const lines = Array.from({ length: 400 }, (_, i) => line(i)).join('\n'); // 2.4 MB, three pieces
+    await write({ 'list.jsonl': `\ufeff${lines}`, 'a.jpg': 'A' });
+    const source = await listSource(join(folder, 'list.jsonl'));
+    const passed: number[] = [];
+    let i = 0;
+    for await (const item of source.parts[0]?.items() ?? []) {
+      const { pair } = await item.load();
+      expect(pair?.caption).toBe(`ünï ${'é'.repeat(3000)} ${i}`);
+      passed.push(item.passed);
+      i += 1;
+    }
+    expect(i).toBe(400);
+    expect(new Set(passed).size).toBe(3);
+    expect(passed.at(-1)).toBe(source.parts[0]?.size);
+  });
+
+  it('takes other columns and another folder where they are named; of several captions each', async () => {
+    await write({
+      'list.jsonl':
+        '{"file": "a.jpg", "texts": ["one", "two"], "id": "x"}\n{"image": "a.jpg", "texts": ["three"]}',
+      'list.csv': 'FILE,text\na.jpg,"one\nand more"',
+      'images/a.jpg': 'A',
+    });
+    const options = { imageColumn: 'file', captionColumn: 'texts', images: join(folder, 'images') };
+    const { pairs, problems } = await collectAll(listSource(join(folder, 'list.jsonl'), options));
+    expect(shown(pairs)).toEqual([
+      ['x', 'A', 'one'],
+      ['x#2', 'A', 'two'],
+    ]);
+    expect(problems).toEqual([`${join(folder, 'list.jsonl')}:2: no image named, column "file"`]);
+    const csv = { ...options, captionColumn: 'text' };
+    expect(shown((await collectAll(listSource(join(folder, 'list.csv'), csv))).pairs)).toEqual([
+      ['a.jpg', 'A', 'one\nand more'],
+    ]);
+  });
+});
+
 describe('parseCsv', () => {
   const fields = (text: string) => parseCsv(text, ',').map((row) => row.fields);
 
@@ -142,6 +201,34 @@ describe('parseCsv', () => {
     expect(fields('a,b\n"x,""y""\nz",\n\n,q\r\n"",w')).toEqual([['a', 'b'], ['x,"y"\nz', ''], ['', 'q'], ['', 'w']]); // prettier-ignore
     expect(fields('\ufeffa,b')).toEqual([['a', 'b']]);
     expect(fields('a,')).toEqual([['a', '']]);
+  });
+
+  it('splits text in pieces as it splits the whole, wherever the pieces end', () => {
+    const text = fc.array(fc.constantFrom('a', 'é', ',', '"', '""', '\n', '\r\n', '\r', '"q,\n"', ' '), {
+      maxLength: 40,
+    });
+    const cases = fc.property(text, fc.integer({ min: 1, max: 7 }), (parts, step) => {
+      const whole = parts.join('');
+      const parser = new CsvParser(',');
+      const inPieces = () => {
+        const rows: CsvRow[] = [];
+        for (let at = 0; at < whole.length; at += step) rows.push(...parser.push(whole.slice(at, at + step)));
+        return [...rows, ...parser.end()];
+      };
+      let expected: CsvRow[] | undefined;
+      try {
+        expected = parseCsv(whole, ',');
+      } catch {
+        expect(inPieces).toThrow(/a quote must be closed/);
+        return;
+      }
+      expect(inPieces()).toEqual(expected);
+    });
+    fc.assert(cases, { numRuns: 500 });
+  });
+
+  it('takes what follows a closing quote into the field, as Python’s csv does', () => {
+    expect(fields('"a"x,"b""c" d\n')).toEqual([['ax', 'b"c d']]);
   });
 
   it('numbers rows by the line they begin on', () => {

@@ -1,15 +1,14 @@
 /**
- * The lock of a run folder: one live process at a time. The file names its process, so that a lock whose process died
- * is taken over; it appears with its content at once, so that nobody reads half of it.
+ * A lock file: one live process at a time. The file names its process, so that a lock whose process died is taken over;
+ * it appears with its content at once, so that nobody reads half of it.
  */
 import { randomUUID } from 'node:crypto';
 import { constants, readFileSync } from 'node:fs';
 import { copyFile, link, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
-import { join } from 'node:path';
 
-import { UserError } from '../errors.js';
-import { fileError } from '../files.js';
+import { UserError } from './errors.js';
+import { fileError } from './files.js';
 
 /** A held lock. */
 export interface Lock {
@@ -26,15 +25,20 @@ interface Owner {
   readonly since: string;
 }
 
-const LOCK_FILE = 'run.lock';
+/** What a lock's errors say. */
+export interface LockWords {
+  /** What is locked: `the run`. */
+  readonly subject: string;
+  /** What to do when a live process has it: `wait for it, stop it, or choose another --run`. */
+  readonly advice: string;
+}
 
 /**
- * Locks a run folder for this process.
+ * Makes the lock `file` for this process; its folder must be there.
  *
  * @throws UserError if another live process holds it, or one on another host that cannot be looked at from here
  */
-export async function lockRun(folder: string): Promise<Lock> {
-  const file = join(folder, LOCK_FILE);
+export async function takeLock(file: string, words: LockWords): Promise<Lock> {
   const owner = {
     pid: process.pid,
     host: hostname(),
@@ -44,7 +48,7 @@ export async function lockRun(folder: string): Promise<Lock> {
   const text = `${JSON.stringify(owner)}\n`;
   for (let attempt = 0; attempt < 10; attempt++) {
     if (await create(file, text)) return { release: () => releaseLock(file, text) };
-    await removeIfDead(file);
+    await removeIfDead(file, words);
   }
   throw new UserError(`${file}: must be free, but other processes keep taking it (let them finish)`);
 }
@@ -75,20 +79,19 @@ async function linkOrCopy(from: string, to: string): Promise<void> {
   }
 }
 
-async function removeIfDead(file: string): Promise<void> {
+async function removeIfDead(file: string, { subject, advice }: LockWords): Promise<void> {
   const text = await read(file);
   if (text === undefined) return;
   const owner = parseOwner(text);
   if (owner && owner.host !== hostname()) {
-    const advice = `delete ${file} if that process is gone`;
+    const what = `delete ${file} if that process is gone`;
     throw new UserError(
-      `${file}: the run is in use by process ${owner.pid} on ${owner.host} since ${owner.since} (${advice})`,
+      `${file}: ${subject} is in use by process ${owner.pid} on ${owner.host} since ${owner.since} (${what})`,
     );
   }
   if (owner && isAlive(owner)) {
-    const advice = 'wait for it, stop it, or choose another --run';
     throw new UserError(
-      `${file}: the run is in use by process ${owner.pid} since ${owner.since} (${advice})`,
+      `${file}: ${subject} is in use by process ${owner.pid} since ${owner.since} (${advice})`,
     );
   }
   await takeAway(file, text);

@@ -5,8 +5,8 @@ import { join } from 'node:path';
 
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
-import { UserError } from '../../src/errors.js';
-import { lockRun } from '../../src/train/lock.js';
+import { UserError } from '../src/errors.js';
+import { takeLock } from '../src/lock.js';
 
 let folder = '';
 let file = '';
@@ -16,6 +16,7 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(folder, { recursive: true }));
 
+const lockIt = () => takeLock(file, { subject: 'the run', advice: 'wait for it' });
 const deadPid = () => spawnSync(process.execPath, ['-e', '']).pid;
 
 function leave(owner: object): void {
@@ -26,31 +27,33 @@ function leave(owner: object): void {
 }
 
 async function taken(): Promise<boolean> {
-  const lock = await lockRun(folder);
+  const lock = await lockIt();
   const owned = readFileSync(file, 'utf8').includes(`"pid":${process.pid},`);
   await lock.release();
   return owned;
 }
 
-describe('the lock of a run', () => {
+describe('takeLock', () => {
   it('is held by one at a time and leaves nothing behind', async () => {
-    const lock = await lockRun(folder);
-    await expect(lockRun(folder)).rejects.toThrow(UserError);
-    await expect(lockRun(folder)).rejects.toThrow(`the run is in use by process ${process.pid} since`);
+    const lock = await lockIt();
+    await expect(lockIt()).rejects.toThrow(UserError);
+    await expect(lockIt()).rejects.toThrow(
+      new RegExp(`: the run is in use by process ${process.pid} since .* \\(wait for it\\)$`),
+    );
     await lock.release();
     expect(readdirSync(folder)).toEqual([]);
     expect(await taken()).toBe(true);
   });
 
   it('goes to exactly one of many that ask at once', async () => {
-    const results = await Promise.allSettled(Array.from({ length: 20 }, () => lockRun(folder)));
+    const results = await Promise.allSettled(Array.from({ length: 20 }, () => lockIt()));
     expect(results.filter(({ status }) => status === 'fulfilled')).toHaveLength(1);
     expect(readdirSync(folder)).toEqual(['run.lock']);
   });
 
   it('of a process that died is taken over, by one of many', async () => {
     leave({ pid: deadPid() });
-    const results = await Promise.allSettled(Array.from({ length: 20 }, () => lockRun(folder)));
+    const results = await Promise.allSettled(Array.from({ length: 20 }, () => lockIt()));
     expect(results.filter(({ status }) => status === 'fulfilled')).toHaveLength(1);
     expect(readdirSync(folder)).toEqual(['run.lock']);
   });
@@ -70,13 +73,13 @@ describe('the lock of a run', () => {
 
   it('of another host is left alone, with what to do', async () => {
     leave({ host: 'elsewhere', pid: 7 });
-    await expect(lockRun(folder)).rejects.toThrow(
+    await expect(lockIt()).rejects.toThrow(
       `in use by process 7 on elsewhere since long ago (delete ${file} if`,
     );
   });
 
   it('that somebody else has taken since is not released', async () => {
-    const lock = await lockRun(folder);
+    const lock = await lockIt();
     leave({ host: 'elsewhere' });
     await lock.release();
     expect(readdirSync(folder)).toEqual(['run.lock']);

@@ -1,0 +1,99 @@
+/** Pairs of Arrow files: what Hugging Face `datasets` caches and saves, and shards that were packed before. */
+
+import { DataType, type RecordBatch, type Schema, type Vector } from 'apache-arrow';
+import { UserError } from '../../errors.js';
+import { readBatch } from '../arrowBatch.js';
+import { indexArrow, type ArrowIndex } from '../arrowFile.js';
+import type { ColumnOptions } from './list.js';
+import { chooseColumns, pairColumns, restTo, rowItems, type ColumnKind, type TableColumns } from './table.js';
+import { filesIdentity, problemAt, ready, type Source, type SourceItem, type SourcePart } from './source.js';
+
+/**
+ * The pairs of Arrow files, in the order given. A batch that is damaged costs its rows, not the packing; a file whose
+ * index is damaged is an error before anything is read.
+ *
+ * @throws UserError if a file cannot be read, is not whole, or lacks the columns of the first
+ */
+export async function arrowSource(paths: readonly string[], options: ColumnOptions = {}): Promise<Source> {
+  const parts: SourcePart[] = [];
+  let first: TableColumns | undefined;
+  for (const path of paths) {
+    const index = await indexArrow(path);
+    const columns = chooseColumns(kindsOf(index.schema), path, options);
+    first ??= columns;
+    const read = { ...columns, ...restTo(first, columns) };
+    for (const [batch, { rows }] of index.batches.entries())
+      if (rows > 0) parts.push({ size: rows, items: () => itemsOf(index, batch, read) });
+  }
+  if (!first) throw new Error('arrowSource: there must be a file');
+  return {
+    kind: 'Arrow files',
+    columns: pairColumns(first),
+    unit: 'pairs',
+    identity: await filesIdentity(paths),
+    parts,
+  };
+}
+
+async function* itemsOf(index: ArrowIndex, batch: number, columns: TableColumns): AsyncGenerator<SourceItem> {
+  const { firstRow = 0, rows = 0 } = index.batches[batch] ?? {};
+  const read = await orDamage(() => readBatch(index, batch));
+  if (typeof read === 'string') {
+    yield ready(rows, problemAt(index.path, 'a record batch is damaged', `${rows} rows from row ${firstRow}, ${read}`)); // prettier-ignore
+    return;
+  }
+  const valueOf = valuesOf(read);
+  for (let row = 0; row < rows; row++)
+    yield* rowItems(index.path, firstRow + row, row + 1, (name) => valueOf(name, row), columns);
+}
+
+/** What was read, or what is wrong with the file. @throws what is the disk's fault */
+async function orDamage<T>(read: () => Promise<T>): Promise<T | string> {
+  try {
+    return await read();
+  } catch (error) {
+    if (error instanceof UserError) return error.message;
+    throw error;
+  }
+}
+
+function valuesOf(batch: RecordBatch): (name: string, row: number) => unknown {
+  const columns = new Map(batch.schema.fields.map(({ name }) => [name, columnOf(batch, name)] as const));
+  return (name, row) => columns.get(name)?.(row);
+}
+
+function columnOf(batch: RecordBatch, name: string): (row: number) => unknown {
+  const vector: Vector | null = batch.getChild(name);
+  const type = vector?.type as DataType | undefined; // Vector<any>
+  if (vector === null) return () => null;
+  if (DataType.isStruct(type)) {
+    const [bytes, path] = [vector.getChild('bytes'), vector.getChild('path')] as (Vector | null)[];
+    return (row) => ({ bytes: bytes?.get(row) as unknown, path: path?.get(row) as unknown });
+  }
+  if (DataType.isList(type)) {
+    return (row) => {
+      const list = vector.get(row) as Vector | null;
+      return list === null ? null : Array.from(list as Iterable<unknown>);
+    };
+  }
+  return (row) => vector.get(row) as unknown;
+}
+
+function kindsOf(schema: Schema): Map<string, ColumnKind> {
+  return new Map(schema.fields.map(({ name, type }) => [name, kindOf(type as DataType)])); // Schema<any>
+}
+
+function kindOf(type: DataType): ColumnKind {
+  if (DataType.isDictionary(type)) return kindOf(type.dictionary as DataType); // DataType<any>
+  if (isBytes(type)) return 'bytes';
+  if (DataType.isUtf8(type) || DataType.isLargeUtf8(type) || DataType.isUtf8View(type)) return 'text';
+  if (DataType.isInt(type)) return 'number';
+  if (DataType.isStruct(type))
+    return type.children.some((field) => field.name === 'bytes' && isBytes(field.type as DataType)) ? 'struct' : 'other'; // prettier-ignore
+  if (DataType.isList(type)) return kindOf(type.valueType as DataType) === 'text' ? 'texts' : 'other';
+  return 'other';
+}
+
+function isBytes(type: DataType): boolean {
+  return DataType.isBinary(type) || DataType.isLargeBinary(type) || DataType.isBinaryView(type);
+}
