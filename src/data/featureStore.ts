@@ -1,269 +1,249 @@
 /**
  * The frozen encoder's features on disk, found by the hash of the image's bytes: each image is encoded once.
- * `features-<key>-000.arrow`, …: uncompressed Arrow files, written whole, one a flush; values are read back bit for bit.
- * Only the positions are held in memory. A damaged file or value is no error: it is named in `warnings` and encoded again.
+ *
+ * `features-<key>-<random>.arrow`: each process appends to a file of its own and reads those of all, so several runs share
+ * a folder at the same time. Only positions are held in memory. Nothing that happens to the files ends a run: what is
+ * damaged, gone or could not be written is told in a line and encoded again.
+ *
+ * The folder is bounded as a whole, files of other keys (encoders) counted. When it is full nothing more is written, and
+ * nothing is deleted: what lies there may have cost days, and another process or machine may be reading it, so which of
+ * it goes is for the user to say.
  */
-
-import { createHash } from 'node:crypto';
-import { closeSync, openSync, readSync } from 'node:fs';
-import { mkdir, readdir } from 'node:fs/promises';
+import { randomUUID } from 'node:crypto';
+import { mkdir, open, statfs, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
-import { Field, FixedSizeList, Float32, Schema, Utf8, makeData, type Data } from 'apache-arrow';
-import { fileError, writeWhole } from '../files.js';
-import { UserError } from '../errors.js';
-import { bufferRanges, indexArrow, type ArrowIndex } from './arrowFile.js';
-import { ArrowFileWriter, textColumn } from './arrowWriter.js';
-import { readBytes, reasonOf, withHandle, type ByteRange } from './fileBytes.js';
+import { fileError } from '../files.js';
+import { checkOf, FeatureBatch, SHA_BYTES } from './featureBatch.js';
+import { FeatureFileWriter, type FeatureKind } from './featureFile.js';
+import { FeatureFiles } from './featureFiles.js';
+import { reasonOf } from './fileBytes.js';
 
-/** What a store's features are of. */
-export interface FeatureStoreOptions {
-  /** Hash of all that decides the features: encoder weights, image transform, layer and pooling, dtype. Names the files. */
-  readonly key: string;
-  /** Tokens and width of one image's features. */
-  readonly shape: readonly [Q: number, C: number];
+/** How a store is opened. */
+export interface FeatureStoreOptions extends FeatureKind {
+  /** Bytes that the folder's feature files may have in all, of this key and of others; no bound if left out. */
+  readonly maxBytes?: number;
+  /** Told what is wrong with the folder or a file, as it is found. */
+  readonly note?: (text: string) => void;
 }
 
-/** Where one image's features lie. */
-interface Place {
-  readonly path: string;
-  readonly file: number;
-  readonly position: number;
-  /** Start of the SHA-256 of the value's bytes. */
-  readonly check: string;
+/** The file that this process appends to. */
+interface OwnFile {
+  readonly handle: FileHandle;
+  readonly writer: FeatureFileWriter;
 }
 
-const CHECK_DIGITS = 16; // 64 bits: enough against decay, not meant against forgery
-const BATCH_BYTES = 16 * 2 ** 20;
+/** Files end here and another begins: positions in them are 32 bits, and what is deleted by hand goes in such pieces. */
+const MOST_FILE_BYTES = 2 ** 30;
+/** Full batches that may wait for a slow disk, 16 MB each; beyond that features are not kept, so that nothing waits. */
+const MOST_WAITING = 4;
+/** Bytes left free on the disk: for the checkpoints, which are worth more. */
+const RESERVE_BYTES = 5e8;
+const MOST_WARNINGS = 20; // a dying disk has millions
 
 /** Features on disk by image hash. */
 export class FeatureStore {
-  /** What was found damaged, in words; such features are encoded again. */
+  /** What went wrong, in words: what is damaged, and why nothing more is kept. */
   readonly warnings: string[] = [];
-  private readonly places = new Map<string, Place>();
-  private readonly pending = new Map<string, Float32Array>();
-  private readonly files: number[] = [];
-  private nextFile = 0;
+  private readonly files: FeatureFiles;
+  /** Batches on their way to the disk, and the one that is being filled. */
+  private readonly waiting: FeatureBatch[] = [];
+  private filling: FeatureBatch;
+  private own: OwnFile | undefined;
+  private writing: Promise<void> | undefined;
+  private keeps = true;
 
   private constructor(
     private readonly folder: string,
-    private readonly key: string,
-    private readonly shape: readonly [Q: number, C: number],
-  ) {}
+    private readonly options: FeatureStoreOptions,
+  ) {
+    this.filling = new FeatureBatch(this.elements);
+    this.files = new FeatureFiles(folder, options, (text) => this.warn(text));
+  }
 
-  /**
-   * Opens the store of one key; the folder is made if it is missing, files of other keys are left alone.
-   *
-   * @throws UserError if the folder cannot be made or read
-   */
-  static async open(folder: string, { key, shape }: FeatureStoreOptions): Promise<FeatureStore> {
-    if (!/^[\w.-]+$/.test(key))
-      throw new Error(`FeatureStore: key must be fit for a file name, got ${JSON.stringify(key)}`);
-    const store = new FeatureStore(folder, key, shape);
-    const names = await mkdir(folder, { recursive: true })
-      .then(() => readdir(folder))
-      .catch((cause: unknown) => {
-        throw fileError(folder, cause);
-      });
-    for (const name of names.sort()) {
-      const number = fileNumber(name, key);
-      if (number === undefined) continue;
-      store.nextFile = Math.max(store.nextFile, number + 1);
-      await store.addFile(join(folder, name));
-    }
+  /** Opens the store of one key. The folder is made if it is missing; where that cannot be, the store is empty and says so. */
+  static async open(folder: string, options: FeatureStoreOptions): Promise<FeatureStore> {
+    if (!/^[\w.-]+$/.test(options.key))
+      throw new Error(`FeatureStore: key must be fit for a file name, got ${JSON.stringify(options.key)}`);
+    const store = new FeatureStore(folder, options);
+    await mkdir(folder, { recursive: true })
+      .then(() => store.files.read())
+      .catch((cause: unknown) => store.stopKeeping(cause));
     return store;
   }
 
-  /** Images whose features are here, those not flushed yet included. */
+  /** Images whose features are here, those not written yet included. */
   get size(): number {
-    return this.places.size + this.pending.size;
+    const { index } = this.files; // of a batch that is being written, images may stand here already
+    const inMemory = this.batches.flatMap((batch) => batch.hashes());
+    return index.size + inMemory.filter((sha) => index.get(sha) === undefined).length;
   }
 
-  /** True if `get` would find features. */
-  has(imageSha256: string): boolean {
-    return this.pending.has(imageSha256) || this.places.has(imageSha256);
+  /** Bytes of memory that finding the features takes. */
+  get indexBytes(): number {
+    return this.files.index.sizeBytes;
+  }
+
+  /** False once nothing more is written: the folder is full, or cannot be written to. */
+  get isKeeping(): boolean {
+    return this.keeps;
+  }
+
+  /** True if `get` would look for features. */
+  has(imageSha256: Uint8Array): boolean {
+    return (
+      this.batches.some((batch) => batch.has(imageSha256)) || this.files.index.get(imageSha256) !== undefined
+    );
+  }
+
+  /** Where an image's features lie, for messages. */
+  whereIs(imageSha256: Uint8Array): string {
+    return this.files.pathOf(imageSha256) ?? `${this.folder}, not written yet`;
   }
 
   /**
-   * The features of an image by the SHA-256 of its bytes.
+   * The features of an image by the SHA-256 of its bytes. Reads the disk while the caller waits: 50 to 400 kB.
    *
    * @returns float32[Q, C], the caller's own; undefined if they are not here, or were found damaged just now
    */
-  get(imageSha256: string): Float32Array | undefined {
-    const pending = this.pending.get(imageSha256);
-    if (pending !== undefined) return pending.slice();
-    const place = this.places.get(imageSha256);
-    if (place === undefined) return undefined;
-    const features = new Float32Array(this.elements);
-    const bytes = new Uint8Array(features.buffer);
-    if (
-      readSync(place.file, bytes, 0, bytes.length, place.position) === bytes.length &&
-      checkOf(bytes) === place.check
-    ) {
-      return features;
+  get(imageSha256: Uint8Array): Float32Array | undefined {
+    for (const batch of this.batches) {
+      const features = batch.get(imageSha256);
+      if (features) return features;
     }
-    this.places.delete(imageSha256);
-    this.warnings.push(
-      `features: a value is damaged and is computed again: image ${imageSha256} in ${place.path}`,
-    );
+    try {
+      const found = this.files.get(imageSha256, this.elements);
+      if (!found) return undefined;
+      const { features, check, path } = found;
+      if (Buffer.compare(checkOf(imageSha256, features), check) === 0) return features;
+      this.warnOf(imageSha256, `is damaged in ${path}`);
+    } catch (cause) {
+      this.warnOf(imageSha256, `cannot be read: ${this.whereIs(imageSha256)}: ${reasonOf(cause)}`);
+    }
+    this.files.index.remove(imageSha256);
     return undefined;
   }
 
-  /** Keeps the features of an image, copied; they are on disk after `flush`. */
-  put(imageSha256: string, features: Float32Array): void {
-    if (features.length !== this.elements) {
-      throw new Error(
-        `FeatureStore.put: features must be [${this.shape.join(', ')}], got ${features.length} values`,
-      );
-    }
-    this.pending.set(imageSha256, features.slice());
+  /**
+   * Keeps the features of an image, copied, unless they are here, the folder is full, or the disk cannot keep up. They are
+   * on disk soon, at the latest after `flush`.
+   */
+  put(imageSha256: Uint8Array, features: Float32Array): void {
+    const shape = this.options.shape.join(', ');
+    if (features.length !== this.elements)
+      throw new Error(`FeatureStore.put: features must be [${shape}], got ${features.length} values`);
+    if (imageSha256.length !== SHA_BYTES)
+      throw new Error(`FeatureStore.put: the hash must have ${SHA_BYTES} bytes, got ${imageSha256.length}`);
+    if (!this.keeps || this.has(imageSha256)) return;
+    this.handOverFull();
+    if (this.filling.isFull) return;
+    this.filling.add(imageSha256, features);
+    this.handOverFull();
   }
 
-  /**
-   * Writes what was put since the last flush as one more file, whole.
-   *
-   * @throws UserError if there is no space or permission; the features stay in memory then
-   */
+  /** Resolves when all that was put is on disk, or cannot be; never rejects. */
   async flush(): Promise<void> {
-    if (this.pending.size === 0) return;
-    const path = join(this.folder, `features-${this.key}-${String(this.nextFile).padStart(3, '0')}.arrow`);
-    const written = [...this.pending];
-    await writeWhole(path, (handle) =>
-      writeFeatures(new ArrowFileWriter(handle, schemaOf(this.key, this.shape)), written, this.elements),
-    );
-    this.nextFile += 1;
-    for (const [sha] of written) this.pending.delete(sha);
-    await this.addFile(path);
+    if (this.filling.rows > 0) this.handOver();
+    await this.writing;
   }
 
   /** Closes the files; features that were not flushed are lost. */
   close(): void {
-    for (const file of this.files.splice(0)) closeSync(file);
-    this.places.clear();
-    this.pending.clear();
+    this.keeps = false;
+    this.files.close();
+    this.filling = new FeatureBatch(this.elements);
+    // A network disk may tell only here what it could not write: checks tell the next run
+    const closeOwn = (): Promise<void> =>
+      this.own?.handle.close().catch(() => undefined) ?? Promise.resolve();
+    void (this.writing ?? Promise.resolve()).then(closeOwn);
   }
 
   private get elements(): number {
-    return this.shape[0] * this.shape[1];
+    const [Q, C] = this.options.shape;
+    return Q * C;
   }
 
-  private async addFile(path: string): Promise<void> {
-    try {
-      const index = await indexArrow(path);
-      checkSchema(index, this.key, this.shape);
-      const file = openSync(path, 'r');
-      this.files.push(file);
-      for (const [sha, position, check] of await placesOf(index, this.elements))
-        this.places.set(sha, { path, file, position, check });
-    } catch (cause) {
-      this.warnings.push(
-        `features: a file is damaged and its features are computed again: ${path}: ${reasonOf(cause)}`,
-      );
+  private get batches(): readonly FeatureBatch[] {
+    return [this.filling, ...this.waiting];
+  }
+
+  private handOverFull(): void {
+    if (this.filling.isFull && this.waiting.length < MOST_WAITING) this.handOver();
+  }
+
+  private handOver(): void {
+    this.waiting.push(this.filling);
+    this.filling = new FeatureBatch(this.elements);
+    this.writing ??= this.writeWaiting().finally(() => (this.writing = undefined));
+  }
+
+  /** Writes the batches that wait, one after the other, and learns what other processes have written. */
+  private async writeWaiting(): Promise<void> {
+    for (let batch = this.waiting[0]; batch; batch = this.waiting[0]) {
+      try {
+        if (this.keeps && (await this.hasRoomFor(batch))) await this.write(batch);
+        await this.files.read(); // before the batch leaves the memory, so that its images are found throughout
+      } catch (cause) {
+        this.stopKeeping(cause);
+      }
+      this.waiting.shift();
     }
   }
-}
 
-function fileNumber(name: string, key: string): number | undefined {
-  const prefix = `features-${key}-`;
-  const digits = name.startsWith(prefix) ? /^(\d+)\.arrow$/.exec(name.slice(prefix.length))?.[1] : undefined;
-  return digits === undefined ? undefined : Number(digits);
-}
+  private async write(batch: FeatureBatch): Promise<void> {
+    const { handle, writer } = (this.own ??= await this.newFile());
+    const { size } = await handle.stat();
+    try {
+      await writer.append(batch);
+    } catch (cause) {
+      await handle.truncate(size).catch(() => undefined); // part of a batch is of use to nobody
+      throw cause;
+    }
+    if (size + 2 * batch.sizeBytes < MOST_FILE_BYTES) return;
+    this.own = undefined;
+    await handle.close();
+  }
 
-function schemaOf(key: string, shape: readonly [Q: number, C: number]): Schema {
-  const features = featureType(shape[0] * shape[1]);
-  const fields = [
-    new Field('image', new Utf8(), false),
-    new Field('check', new Utf8(), false),
-    new Field('features', features, false),
-  ];
-  return new Schema(fields, new Map(Object.entries({ key, shape: shape.join(',') })));
-}
+  private async newFile(): Promise<OwnFile> {
+    const path = join(this.folder, `${this.files.prefix}${randomUUID()}.arrow`);
+    const handle = await open(path, 'ax'); // the name is its own: no other process writes there
+    return { handle, writer: new FeatureFileWriter(handle, this.options) };
+  }
 
-function checkSchema(
-  { schema, path }: ArrowIndex,
-  key: string,
-  shape: readonly [Q: number, C: number],
-): void {
-  const expected = schemaOf(key, shape);
-  const same =
-    schema.fields.map(String).join() === expected.fields.map(String).join() &&
-    [...expected.metadata].every(([name, value]) => schema.metadata.get(name) === value);
-  if (!same)
-    throw new UserError(
-      `features: the file must hold [${shape.join(', ')}] of ${key}, got ${String(schema)} in ${path}`,
+  private async hasRoomFor({ sizeBytes }: FeatureBatch): Promise<boolean> {
+    const { maxBytes = Infinity } = this.options;
+    const { folderBytes, ownBytes, prefix } = this.files;
+    const free = await statfs(this.folder).then(({ bavail, bsize }) => bavail * bsize);
+    const isBounded = folderBytes + sizeBytes > maxBytes;
+    if (!isBounded && free - sizeBytes >= RESERVE_BYTES) return true;
+    const what = isBounded
+      ? `has its ${gigabytes(maxBytes)} GB (raise data.featureCacheGB`
+      : `stands on a disk with ${gigabytes(free)} GB left (free some space`;
+    const others = `or delete files there that do not begin with ${prefix}: ${gigabytes(folderBytes - ownBytes)} GB of other encoders or settings`;
+    this.stopKeeping(`${this.folder} ${what}, ${others})`);
+    return false;
+  }
+
+  private stopKeeping(cause: unknown): void {
+    if (!this.keeps) return;
+    this.keeps = false;
+    const reason = typeof cause === 'string' ? cause : reasonOf(fileError(this.folder, cause));
+    this.warn(
+      `feature cache: nothing more is kept, what is not there is computed anew each time, as ${reason}`,
     );
-}
-
-/**
- * Finds [image hash, byte position of the values, check] of every row, without reading the values.
- * The columns' buffers in order: image validity, offsets, text; check validity, offsets, text; …, values.
- */
-async function placesOf(index: ArrowIndex, elements: number): Promise<[string, number, string][]> {
-  const places: [string, number, string][] = [];
-  const bytesPerRow = elements * Float32Array.BYTES_PER_ELEMENT;
-  for (const [i, { rows }] of index.batches.entries()) {
-    const buffers = await bufferRanges(index, i);
-    const [, imageOffsets, imageText, , checkOffsets, checkText] = buffers;
-    const values = buffers.at(-1);
-    if (values === undefined || values.length < rows * bytesPerRow)
-      throw new Error('a record batch is cut short');
-    const images = await readTexts(index.path, imageOffsets, imageText, rows);
-    const checks = await readTexts(index.path, checkOffsets, checkText, rows);
-    for (const [row, image] of images.entries())
-      places.push([image, values.offset + row * bytesPerRow, checks[row] ?? '']);
   }
-  return places;
-}
 
-async function readTexts(path: string, offsets?: ByteRange, text?: ByteRange, rows = 0): Promise<string[]> {
-  if (offsets === undefined || text === undefined) throw new Error('a record batch has too few columns');
-  return withHandle(path, async (handle) => {
-    const ends = new Int32Array((await readBytes(handle, path, offsets.offset, (rows + 1) * 4)).buffer);
-    const bytes = Buffer.from(await readBytes(handle, path, text.offset, text.length));
-    return Array.from({ length: rows }, (_, row) => bytes.toString('utf8', ends[row], ends[row + 1]));
-  });
-}
-
-/** Writes the entries in batches of a few MB, so that memory holds no second copy of them all. */
-async function writeFeatures(
-  writer: ArrowFileWriter,
-  entries: readonly [string, Float32Array][],
-  elements: number,
-): Promise<void> {
-  const rowsPerBatch = Math.max(
-    1,
-    Math.min(256, Math.floor(BATCH_BYTES / (elements * Float32Array.BYTES_PER_ELEMENT))),
-  );
-  for (let start = 0; start < entries.length; start += rowsPerBatch) {
-    const batch = entries.slice(start, start + rowsPerBatch);
-    const images = textColumn(batch.map(([sha]) => sha));
-    const checks = textColumn(batch.map(([, features]) => checkOf(bytesOf(features))));
-    await writer.write(batch.length, [
-      images,
-      checks,
-      featureColumn(
-        batch.map(([, features]) => features),
-        elements,
-      ),
-    ]);
+  private warnOf(sha: Uint8Array, problem: string): void {
+    const image = Buffer.from(sha).toString('hex');
+    this.warn(`feature cache: the value of image ${image} is computed again, as it ${problem}`);
   }
-  await writer.finish();
+
+  private warn(text: string): void {
+    if (this.warnings.length >= MOST_WARNINGS) return;
+    this.warnings.push(text);
+    this.options.note?.(text);
+  }
 }
 
-function featureColumn(features: readonly Float32Array[], elements: number): Data {
-  const values = new Float32Array(features.length * elements);
-  for (const [row, value] of features.entries()) values.set(value, row * elements);
-  const child = makeData({ type: new Float32(), length: values.length, nullCount: 0, data: values });
-  return makeData({ type: featureType(elements), length: features.length, nullCount: 0, child });
-}
-
-function featureType(elements: number): FixedSizeList<Float32> {
-  return new FixedSizeList(elements, new Field('value', new Float32(), false));
-}
-
-function bytesOf(features: Float32Array): Uint8Array {
-  return new Uint8Array(features.buffer, features.byteOffset, features.byteLength);
-}
-
-function checkOf(bytes: Uint8Array): string {
-  return createHash('sha256').update(bytes).digest('hex').slice(0, CHECK_DIGITS);
+function gigabytes(bytes: number): string {
+  return String(Number((bytes / 1e9).toPrecision(3)));
 }

@@ -6,7 +6,14 @@ import { writeFileWhole } from '../files.js';
 import { openMiniGpt4, type MiniGpt4, type ModelFolders } from '../model/miniGpt4.js';
 import type { Projection } from '../model/projection.js';
 import { Prompter } from '../model/conversation/prompt.js';
-import { blankImage, featureReader, openStore, type FeatureReader } from '../train/features.js';
+import {
+  blankImage,
+  cacheLine,
+  featureReader,
+  noCounts,
+  openStore,
+  type FeatureReader,
+} from '../train/features.js';
 import { loadProjection } from '../train/start.js';
 import { sharesWord, writeTexts, writtenCaption, type WrittenCaption } from './captions.js';
 import { readHeldOut, tokenLosses, type HeldOutSet } from './heldOut.js';
@@ -52,15 +59,16 @@ export async function runEvaluation(
   { folders, from, out, events = {} }: EvaluationOptions,
 ): Promise<{ lines: string[]; reportFile: string; evaluation: Evaluation }> {
   const model = await openMiniGpt4(config.model, folders, events.loading);
-  const store = await openStore(config, model);
+  const store = await openStore(config, model, events.note);
+  const counts = noCounts();
   try {
     const projection = await loadProjection(from, config, model, { note: events.note });
-    const features = featureReader(model.encoder, store, { workers: config.data.workers });
+    const { workers, verifyCache: verify } = config.data;
+    const features = featureReader(model.encoder, store, { workers, verify, counts });
     const prompter = new Prompter(model.tokenizer, config.prompt);
     const heldOut = await readHeldOut(config, features, prompter, (done, total) =>
       events.progress?.('encoding', done, total),
     );
-    await store?.flush();
     const evaluation = await measure({
       config,
       model,
@@ -75,8 +83,10 @@ export async function runEvaluation(
     await writeFileWhole(join(out, 'evaluation.json'), `${JSON.stringify(evaluation, null, 2)}\n`);
     const reportFile = join(out, 'report.html');
     await writeReport(reportFile, config, evaluation, heldOut);
+    if (store) events.note?.(cacheLine(counts));
     return { lines: summaryLines(evaluation), reportFile, evaluation };
   } finally {
+    await store?.flush();
     store?.close();
     await model.close();
   }
