@@ -1,6 +1,10 @@
-/** `ledger.jsonl`: every sample that was left out, with its place and the reason, and the budget that ends a bad run. */
+/**
+ * `ledger.jsonl`: every sample that was left out, with its place and the reason, and the budget that ends a bad run; and every
+ * step that was not applied, with the samples of its batch.
+ */
 
-import { appendFile, readFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
+import { AppendFile } from '../appendFile.js';
 import { UserError } from '../errors.js';
 import { fileError, writeFileWhole } from '../files.js';
 
@@ -16,6 +20,14 @@ export interface BadSample {
   readonly reason: string;
 }
 
+/** A step that was not applied, with the samples of its batch. */
+export interface SkippedStep {
+  readonly step: number;
+  /** Few words, such as `loss NaN`. */
+  readonly reason: string;
+  readonly samples: readonly Pick<BadSample, 'shard' | 'row' | 'id'>[];
+}
+
 /** How a ledger is opened. */
 export interface LedgerOptions {
   /** Share of the samples, 0 to 1, that may be bad. */
@@ -26,15 +38,19 @@ export interface LedgerOptions {
 
 /** Counts bad samples and appends them to a file of JSON lines, one sample a line. */
 export class BadSampleLedger {
-  private appended: Promise<void> = Promise.resolve();
+  private readonly file: AppendFile;
   private readonly known: Set<string>;
+  /** Of the samples, those that a step wanted. */
+  private inSteps: number;
 
   private constructor(
     private readonly path: string,
     private readonly maxBadFraction: number,
     private readonly samples: BadSample[],
   ) {
+    this.file = new AppendFile(path);
     this.known = new Set(samples.map(placeOf));
+    this.inSteps = samples.filter(isInStep).length;
   }
 
   /**
@@ -50,11 +66,11 @@ export class BadSampleLedger {
       if (cause instanceof Error && 'code' in cause && cause.code === 'ENOENT') return '';
       throw fileError(path, cause);
     });
-    const samples = text.split('\n').flatMap(parseLine);
-    const kept = samples.filter(({ step }) => (step ?? 0) <= keepThroughStep);
-    const lines = kept.map((sample) => `${JSON.stringify(sample)}\n`).join('');
+    const entries = text.split('\n').flatMap(parseLine);
+    const kept = entries.filter(({ step }) => (step ?? 0) <= keepThroughStep);
+    const lines = kept.map((entry) => `${JSON.stringify(entry)}\n`).join('');
     if (lines !== text) await writeFileWhole(path, lines); // also drops a line that a crash cut short
-    return new BadSampleLedger(path, maxBadFraction, kept);
+    return new BadSampleLedger(path, maxBadFraction, kept.filter(isBadSample));
   }
 
   /** Samples left out so far. */
@@ -67,33 +83,52 @@ export class BadSampleLedger {
     return countBy(this.samples, ({ reason }) => reason);
   }
 
-  /** Counts one bad sample and appends it to the file; resolves when it is written. One that its step met before counts once. */
-  async add(sample: BadSample): Promise<void> {
+  /** Counts one bad sample and appends it to the file. One that its step met before counts once. */
+  add(sample: BadSample): void {
     if (this.known.has(placeOf(sample))) return;
     this.known.add(placeOf(sample));
     this.samples.push(sample);
-    const line = `${JSON.stringify(sample)}\n`;
-    // One after the other, whoever calls: lines never mix. An earlier failure was its own caller's to see.
-    this.appended = this.appended.catch(() => undefined).then(() => appendFile(this.path, line));
-    await this.appended.catch((cause: unknown) => {
-      throw fileError(this.path, cause);
-    });
+    if (isInStep(sample)) this.inSteps += 1;
+    this.append(sample);
+  }
+
+  /** Appends a step that was not applied; it does not count as bad samples. */
+  addSkipped(step: SkippedStep): void {
+    this.append(step);
+  }
+
+  private append(entry: BadSample | SkippedStep): void {
+    this.file.write(Buffer.from(`${JSON.stringify(entry)}\n`));
+  }
+
+  /** Puts what was appended on disk. @throws UserError if there is no space */
+  sync(): void {
+    this.file.sync();
+  }
+
+  /** Closes the file. */
+  close(): void {
+    this.file.close();
   }
 
   /**
    * Ends the run when too many samples were bad. The allowance is rounded up, so that one bad sample among the first few
-   * does not.
+   * does not. What the run looks at before its first step (step 0: statistics, preflight) has a budget of its own, as it
+   * begins with the same samples.
    *
-   * @param total samples drawn so far, good and bad
+   * @param good good samples before this one
+   * @param step that wants the sample
    * @throws UserError over the budget, with the counts, the worst shard and its commonest reason
    */
-  check(total: number): void {
-    const allowed = Math.ceil(total * this.maxBadFraction);
-    if (this.count <= allowed) return;
-    const [shard, inShard] = mostCommon(this.samples, (sample) => sample.shard);
-    const [reason] = mostCommon(this.samples, (sample) => sample.reason);
+  check(good: number, step: number): void {
+    const bad = step > 0 ? this.inSteps : this.samples.length - this.inSteps;
+    const total = good + bad;
+    if (bad <= Math.ceil(total * this.maxBadFraction)) return;
+    const counted = this.samples.filter((sample) => isInStep(sample) === step > 0);
+    const [shard, inShard] = mostCommon(counted, (sample) => sample.shard);
+    const [reason] = mostCommon(counted, (sample) => sample.reason);
     throw new UserError(
-      `data: at most ${this.maxBadFraction} of the samples may be bad (data.maxBadFraction), got ${this.count} of ${total}; ` +
+      `data: at most ${this.maxBadFraction} of the samples may be bad (data.maxBadFraction), got ${bad} of ${total}; ` +
         `worst shard ${shard} with ${inShard}, commonest reason "${reason}" (see ${this.path}, repair the data or raise the limit)`,
     );
   }
@@ -104,25 +139,36 @@ function placeOf({ step, shard, row }: BadSample): string {
   return JSON.stringify([step, shard, row]);
 }
 
-function parseLine(line: string): BadSample[] {
+/** Whether a step wanted it, and not what comes before the first one. */
+function isInStep({ step = 0 }: BadSample): boolean {
+  return step > 0;
+}
+
+function parseLine(line: string): (BadSample | SkippedStep)[] {
   try {
     const value: unknown = JSON.parse(line);
-    return isBadSample(value) ? [value] : [];
+    return isBadSample(value) || isSkippedStep(value) ? [value] : [];
   } catch {
     return []; // an empty line, or one that a crash cut short: the file is our own, appended line by line
   }
 }
 
 function isBadSample(value: unknown): value is BadSample {
-  if (typeof value !== 'object' || value === null) return false;
-  if (!('shard' in value && 'row' in value && 'id' in value && 'reason' in value)) return false;
-  const { shard, row, id, reason } = value;
-  const step = 'step' in value ? value.step : 0;
-  return (
-    [shard, id, reason].every((text) => typeof text === 'string') &&
-    typeof row === 'number' &&
-    typeof step === 'number'
-  );
+  const { step = 0, row, shard, id, reason } = fieldsOf(value);
+  return areTexts(shard, id, reason) && typeof row === 'number' && typeof step === 'number';
+}
+
+function isSkippedStep(value: unknown): value is SkippedStep {
+  const { step, reason, samples } = fieldsOf(value);
+  return typeof step === 'number' && areTexts(reason) && Array.isArray(samples);
+}
+
+function fieldsOf(value: unknown): Readonly<Record<string, unknown>> {
+  return typeof value === 'object' && value !== null ? { ...value } : {};
+}
+
+function areTexts(...values: readonly unknown[]): boolean {
+  return values.every((value) => typeof value === 'string');
 }
 
 function countBy(samples: readonly BadSample[], name: (sample: BadSample) => string): Map<string, number> {

@@ -38,15 +38,17 @@ const STEP_FOLDER = /^step-(\d{8,})$/;
 const LEFTOVER = /^\..*\.tmp$/; // as files.ts names what it writes
 
 /**
- * Writes a checkpoint, replacing one of the same step, then deletes all but the newest `keep`. One save at a time.
+ * Writes a checkpoint, replacing one of the same step, then deletes the older ones that need not be kept. One save at a time.
  *
+ * @param retention.keep the newest checkpoints that stay
+ * @param retention.keepEvery those of a step that is a multiple of this stay too; 0 = none
  * @returns its folder
  * @throws UserError if there is no space or no permission; the checkpoints that were there stay
  */
 export async function saveCheckpoint(
   runFolder: string,
   { step, projection, optimizer, state }: CheckpointContents,
-  { keep = 3 }: { readonly keep?: number } = {},
+  { keep = 3, keepEvery = 0 }: { readonly keep?: number; readonly keepEvery?: number } = {},
 ): Promise<string> {
   const folder = join(checkpointsFolder(runFolder), `step-${String(step).padStart(8, '0')}`);
   const replaced = join(checkpointsFolder(runFolder), `.${basename(folder)}.${process.pid}.old.tmp`);
@@ -58,7 +60,7 @@ export async function saveCheckpoint(
     if (await exists(folder)) await rename(folder, replaced);
   });
   await rm(replaced, { recursive: true, force: true });
-  await keepNewest(runFolder, keep);
+  await deleteOld(runFolder, keep, keepEvery);
   return folder;
 }
 
@@ -154,9 +156,10 @@ async function readBytes(file: string): Promise<Buffer> {
   }
 }
 
-async function keepNewest(runFolder: string, keep: number): Promise<void> {
+async function deleteOld(runFolder: string, keep: number, keepEvery: number): Promise<void> {
   const folders = await checkpointFolders(runFolder);
   for (const folder of folders.slice(0, Math.max(0, folders.length - keep))) {
+    if (keepEvery > 0 && stepOf(folder) % keepEvery === 0) continue;
     const doomed = join(checkpointsFolder(runFolder), `.${basename(folder)}.${process.pid}.old.tmp`);
     await rename(folder, doomed); // so that a crash while deleting leaves no half checkpoint
     await rm(doomed, { recursive: true, force: true });
@@ -165,9 +168,12 @@ async function keepNewest(runFolder: string, keep: number): Promise<void> {
 
 /** Checkpoint folders of a run, oldest first. */
 async function checkpointFolders(runFolder: string): Promise<string[]> {
-  const stepOf = (name: string) => Number(STEP_FOLDER.exec(name)?.[1]);
   const names = (await namesIn(checkpointsFolder(runFolder))).filter((name) => STEP_FOLDER.test(name));
   return names.sort((a, b) => stepOf(a) - stepOf(b)).map((name) => join(checkpointsFolder(runFolder), name));
+}
+
+function stepOf(folder: string): number {
+  return Number(STEP_FOLDER.exec(basename(folder))?.[1]);
 }
 
 async function namesIn(folder: string): Promise<string[]> {

@@ -19,6 +19,10 @@ const State = Type.Object({
   precision: Text,
   /** Intra-op threads that TensorFlow ran with. */
   threads: Type.Integer(),
+  /** What the guard of the steps compares the next loss with (guard.ts); older checkpoints have none. */
+  guard: Type.Optional(
+    Type.Object({ losses: Type.Array(Type.Number()), skipped: Type.Integer({ minimum: 0 }) }),
+  ),
   /** SHA-256 of what it was trained with: `encoder`, `qformer`, `llm`, `tokenizer`, `prompt` (identity.ts). */
   parts: Type.Record(Text, Text),
 });

@@ -6,7 +6,7 @@ import type { ProjectionArrays } from '../model/projection.js';
 import type { UnitGradients } from '../model/language/languageModel.js';
 
 /** A step's mean over target tokens. */
-export interface StepGradients {
+export interface MeanGradients {
   /** Mean cross-entropy per target token, nats. */
   readonly loss: number;
   readonly targetTokens: number;
@@ -19,7 +19,7 @@ export interface StepGradients {
  *
  * @throws if there is no unit or no target token
  */
-export function meanGradients(units: readonly UnitGradients[]): StepGradients {
+export function meanGradients(units: readonly UnitGradients[]): MeanGradients {
   const [first] = units;
   if (!first) throw new Error('meanGradients: a step needs at least one micro-batch');
   const targetTokens = units.reduce((sum, unit) => sum + unit.targetTokens, 0);

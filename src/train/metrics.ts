@@ -2,26 +2,22 @@
  * `metrics.jsonl` and its like: one flat JSON object a line, appended as it happens. When a run resumes, the lines of
  * steps that will be done again are cut.
  */
-import { closeSync, existsSync, fsyncSync, openSync, readFileSync, writeSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 
+import { AppendFile } from '../appendFile.js';
 import { UserError } from '../errors.js';
-import { fileError, writeFileWhole } from '../files.js';
+import { writeFileWhole } from '../files.js';
 
 /** Values of one line by flat keys such as `train/loss`, `train/lr`, `time/step_ms`, `speed/samples_per_s`, `eval/loss`. */
 export type Metrics = Readonly<Record<string, number>>;
 
 /** A file of JSON lines that is open for appending. Whoever opened it closes it. */
 export class JsonLines {
-  readonly #file: string;
-  readonly #handle: number;
+  readonly #file: AppendFile;
 
-  private constructor(file: string) {
-    this.#file = file;
-    try {
-      this.#handle = openSync(file, 'a');
-    } catch (error) {
-      throw fileError(file, error);
-    }
+  private constructor(path: string) {
+    this.#file = new AppendFile(path);
+    this.#file.write(new Uint8Array()); // makes the file, or tells at once that it cannot be
   }
 
   /**
@@ -37,22 +33,17 @@ export class JsonLines {
 
   /** Appends one line; numbers that JSON cannot write become the texts "NaN", "Infinity", "-Infinity". */
   append(record: Readonly<{ step: number }> & Readonly<Record<string, unknown>>): void {
-    const line = Buffer.from(`${JSON.stringify(record, finite)}\n`);
-    try {
-      for (let done = 0; done < line.length;) done += writeSync(this.#handle, line, done);
-    } catch (error) {
-      throw fileError(this.#file, error);
-    }
+    this.#file.write(Buffer.from(`${JSON.stringify(record, finite)}\n`));
   }
 
-  /** Puts what was appended on disk, so that it survives a power cut. */
+  /** Puts what was appended on disk, so that it survives a power cut. @throws UserError if there is no space */
   sync(): void {
-    fsyncSync(this.#handle);
+    this.#file.sync();
   }
 
   /** Closes the file. */
   close(): void {
-    closeSync(this.#handle);
+    this.#file.close();
   }
 }
 

@@ -11,31 +11,48 @@ import { packageVersion } from '../version.js';
 import { AdamW } from './adamw.js';
 import { cpuKind, stateDifferences, type CheckpointState } from './checkpointState.js';
 import { identityOf } from './identity.js';
+import type { CheckpointContents } from './checkpoint.js';
+import { Guard } from './guard.js';
 import { configHash, Run } from './run.js';
-import { featureReader, openStore, type FeatureReader } from './features.js';
+import { Saver } from './saver.js';
+import { cachePolicy } from './cachePolicy.js';
+import {
+  cacheLine,
+  featureReader,
+  noCounts,
+  openStore,
+  type CacheCounts,
+  type FeatureReader,
+} from './features.js';
 import { openSources, Samples } from './samples.js';
 import { startProjection } from './start.js';
-import type { TrainEvents, TrainOptions } from './train.js';
+import type { TrainOptions } from './train.js';
 
-/** Flush the feature cache after this many newly encoded images, so that a crash costs little encoding. */
-const FLUSH_EVERY = 256;
+/** What a training run works with. */
+export interface TrainingParts {
+  readonly config: Config;
+  readonly run: Run;
+  readonly model: MiniGpt4;
+  readonly features: FeatureReader;
+  readonly samples: Samples;
+  readonly ledger: BadSampleLedger;
+  readonly projection: Projection;
+  readonly store: FeatureStore | undefined;
+  /** What came from the store. */
+  readonly counts: CacheCounts;
+  readonly note: (text: string) => void;
+}
 
-/** An open training run and its state: the step, the projection, the optimizer. */
+/** An open training run and its state: the step, the projection, the optimizer, the guard. */
 export class Training {
-  /** Optimizer steps taken. */
+  /** Steps done, those included that were not applied. */
   step: number;
   readonly optimizer: AdamW;
-  #saving: Promise<string> | undefined;
+  readonly guard: Guard;
+  readonly #saver: Saver<CheckpointContents>;
 
-  constructor(
-    readonly config: Config,
-    readonly run: Run,
-    readonly model: MiniGpt4,
-    readonly features: FeatureReader,
-    readonly samples: Samples,
-    readonly projection: Projection,
-    readonly store: FeatureStore | undefined,
-  ) {
+  constructor(readonly parts: TrainingParts) {
+    const { config, run, projection, note } = parts;
     this.optimizer = new AdamW(
       Object.entries(checkpointNames(projection.parameters)).map(([name, data]) => ({
         name,
@@ -45,33 +62,51 @@ export class Training {
       config.train.optimizer,
     );
     if (run.checkpoint) this.optimizer.importState(run.checkpoint.optimizer);
+    this.guard = new Guard(config.train.guard, run.checkpoint?.state.guard);
     this.step = run.checkpoint?.step ?? 0;
+    this.#saver = new Saver(
+      (contents) => {
+        parts.ledger.sync();
+        return run.save(contents);
+      },
+      ({ message }) =>
+        note(`not saved: ${message}; the run goes on and tries again in ${config.train.saveEvery} steps`),
+    );
   }
 
   /** Saves the state as it is at the call; saves wait for one another. @returns the checkpoint's folder */
   save(): Promise<string> {
-    const contents = {
-      step: this.step,
-      projection: projectionTensors(this.projection),
-      optimizer: this.optimizer.exportState(),
-      state: checkpointState(this.config, this.model),
-    };
-    const before = this.#saving ?? Promise.resolve('');
-    this.#saving = before.then(
-      () => this.run.save(contents),
-      () => this.run.save(contents),
-    );
-    return this.#saving;
+    return this.#saver.save(this.#contents());
+  }
+
+  /** As `save`, while the next steps are done; a full disk is noted and does not end the run. */
+  saveBeside(): Promise<void> {
+    return this.#saver.saveBeside(this.#contents());
   }
 
   /** Closes all; without `wait` the thread that computes is left to the end of the process. */
   async close({ wait }: { wait: boolean }): Promise<void> {
+    const { store, counts, model, ledger, run, note } = this.parts;
+    await this.#saver.settled();
+    await store?.flush();
     if (wait) {
-      await this.store?.flush();
-      await this.model.close();
+      if (store) note(cacheLine(counts));
+      await model.close();
     }
-    this.store?.close();
-    await this.run.close();
+    store?.close();
+    ledger.close();
+    await run.close();
+  }
+
+  /** Copies: the next steps change what they are taken from. */
+  #contents(): CheckpointContents {
+    const { config, model, projection } = this.parts;
+    return {
+      step: this.step,
+      projection: projectionTensors(projection),
+      optimizer: this.optimizer.exportState(),
+      state: { ...checkpointState(config, model), guard: this.guard.state },
+    };
   }
 }
 
@@ -80,34 +115,40 @@ export async function openTraining(
   config: Config,
   { folders, fresh = false, events = {} }: TrainOptions,
 ): Promise<Training> {
+  const { note = () => undefined } = events;
   const run = await Run.open(config.run.folder, config, { fresh });
   const closers: (() => unknown)[] = [() => run.close()];
   try {
     const sources = await openSources(config);
     const model = await openMiniGpt4(config.model, folders, events.loading);
     closers.unshift(() => model.close());
-    const store = await openStore(config, model);
+    const store = await openStore(config, model, note);
+    if (store) closers.unshift(() => store.close());
     const ledger = await BadSampleLedger.open(join(run.folder, 'ledger.jsonl'), {
       maxBadFraction: config.data.maxBadFraction,
       keepThroughStep: run.checkpoint?.step ?? -1,
     });
-    const features = featureReader(model.encoder, store, {
-      workers: config.data.workers,
-      flushEvery: FLUSH_EVERY,
-    });
+    const shards = config.data.train.map((set, i) => ({ ...set, rows: sources[i]?.rows ?? 0 }));
+    const policy = cachePolicy(config, shards, store?.size ?? 0);
+    const counts = noCounts();
+    const reading = { workers: config.data.workers, verify: config.data.verifyCache, counts };
+    const features = featureReader(model.encoder, store, reading);
+    let keepsTraining = true; // what is read before the first step, for statistics, comes again in the first steps
     const samples = new Samples(
       sources,
-      features,
+      featureReader(model.encoder, store, { ...reading, keep: () => keepsTraining }),
       new Prompter(model.tokenizer, config.prompt),
       config,
       ledger,
     );
-    announce(config, model, run, events);
+    announce(config, model, run, note);
+    if (policy.line) note(policy.line);
     const projection = await startProjection(config, model, samples, run.checkpoint, {
       onProgress: (done) => events.loading?.('features of the training images', done),
-      ...(events.note && { note: events.note }),
+      note,
     });
-    return new Training(config, run, model, features, samples, projection, store);
+    keepsTraining = policy.keepsTraining;
+    return new Training({ config, run, model, features, samples, ledger, projection, store, counts, note });
   } catch (error) {
     for (const close of closers) await close();
     throw error;
@@ -115,7 +156,7 @@ export async function openTraining(
 }
 
 /** Says what is frozen, what trains, and where a resumed run differs from its beginning. */
-function announce(config: Config, model: MiniGpt4, run: Run, { note = () => undefined }: TrainEvents): void {
+function announce(config: Config, model: MiniGpt4, run: Run, note: (text: string) => void): void {
   const { encoder, language } = model;
   const frozen = [
     ...encoder.session.graph.variables.values(),
@@ -129,10 +170,6 @@ function announce(config: Config, model: MiniGpt4, run: Run, { note = () => unde
   note(
     `trains: projection ${C} → ${D} (${kind}), ${parameterCount(kind, [C, D]).toLocaleString('en')} parameters in float32`,
   );
-  if (config.data.transform === 'random-crop' && config.data.featureCache)
-    note(
-      'feature cache: off for training images, as each is cropped at random and encoded anew; on for those of evaluations',
-    );
   if (!run.checkpoint) return;
   note(`resumes after step ${run.checkpoint.step} from ${run.checkpoint.folder}`);
   for (const difference of stateDifferences(run.checkpoint.state, checkpointState(config, model)))

@@ -7,7 +7,7 @@ import type { MicroBatch } from '../model/language/languageModel.js';
 import { layOut, type Example } from '../model/language/sequence.js';
 import type { Tokenizer } from '../model/tokenizer/tokenizer.js';
 import type { Values } from '../tensorflow/session.js';
-import type { Training } from './open.js';
+import type { TrainingParts } from './open.js';
 import { microBatch, type Sample } from './samples.js';
 
 /** Target tokens that are scored: enough to judge by, and few enough for 30 s on a 7B model. */
@@ -22,7 +22,7 @@ const SAME_WITHIN = 1e-6;
 const MOST_ROWS = 12;
 
 /** What of a training run is looked at. */
-export type Preflighted = Pick<Training, 'config' | 'model' | 'projection' | 'samples'>;
+export type Preflighted = Pick<TrainingParts, 'config' | 'model' | 'projection' | 'samples'>;
 
 /**
  * Looks at the first samples of a run and tells what it finds.

@@ -11,6 +11,7 @@ import { loadConfig } from '../config/load.js';
 import type { Config } from '../config/schema.js';
 import { UserError } from '../errors.js';
 import { fileError, writeFileWhole } from '../files.js';
+import { takeLock, type Lock } from '../lock.js';
 import {
   latestCheckpoint,
   loadCheckpoint,
@@ -19,7 +20,6 @@ import {
   type Checkpoint,
   type CheckpointContents,
 } from './checkpoint.js';
-import { lockRun, type Lock } from './lock.js';
 import { JsonLines, type Metrics } from './metrics.js';
 import { EventFile } from './tensorboard.js';
 
@@ -28,6 +28,9 @@ export interface RunOptions {
   /** Refuse to resume: a folder that holds checkpoints is an error. */
   readonly fresh?: boolean;
 }
+
+const LOCK_FILE = 'run.lock';
+const LOCK_WORDS = { subject: 'the run', advice: 'wait for it, stop it, or choose another --run' };
 
 /** Fields that may change when a run resumes: they do not bear on the steps already done. A dot at the end: all below. */
 const MAY_CHANGE = [
@@ -98,7 +101,7 @@ export class Run {
     await mkdir(folder, { recursive: true }).catch((error: unknown) => {
       throw fileError(folder, error);
     });
-    const lock = await lockRun(folder);
+    const lock = await takeLock(join(folder, LOCK_FILE), LOCK_WORDS);
     try {
       await removeLeftovers(folder);
       const checkpoint = await resumable(folder, config, fresh);
@@ -128,7 +131,8 @@ export class Run {
   async save(contents: CheckpointContents): Promise<string> {
     this.metrics.sync();
     this.samples.sync();
-    return saveCheckpoint(this.folder, contents, { keep: this.config.train.keepCheckpoints });
+    const { keepCheckpoints: keep, keepEvery } = this.config.train;
+    return saveCheckpoint(this.folder, contents, { keep, keepEvery });
   }
 
   /** Closes the files and gives the folder back. */

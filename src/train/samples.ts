@@ -12,7 +12,7 @@ import { randomAt } from '../data/keyed.js';
 import { drawAt, type MixtureDraw } from '../data/mixture.js';
 import { rowAt } from '../data/order.js';
 import type { ImageTextPair } from '../data/pairs.js';
-import { ShardSet } from '../data/shards.js';
+import { ShardSet, type ShardRow } from '../data/shards.js';
 import { UserError } from '../errors.js';
 import type { MicroBatch } from '../model/language/languageModel.js';
 import type { Prompter } from '../model/conversation/prompt.js';
@@ -25,6 +25,7 @@ const MAX_REPLACEMENTS = 100;
 /** A pair with what the model needs of it. */
 export interface Sample {
   readonly pair: ImageTextPair;
+  readonly place: ShardRow;
   /** float32[Q, C] */
   readonly features: Float32Array;
   readonly example: Example;
@@ -59,6 +60,11 @@ export class Samples {
     private readonly config: Config,
     private readonly ledger: BadSampleLedger,
   ) {}
+
+  /** Rows in use of each source. */
+  get rowsBySource(): readonly number[] {
+    return this.sources.map(({ rows }) => rows);
+  }
 
   /** Rows of all sources together. */
   get rows(): number {
@@ -109,18 +115,27 @@ export class Samples {
   ): Promise<Sample | undefined> {
     const pair = await source.shards.read(row);
     const caption = this.config.data.captions === 'clean' ? cleanCaption(pair.caption) : pair.caption;
-    const reject = async (reason: string): Promise<undefined> => {
-      await this.ledger.add({ step, ...source.shards.location(row), id: pair.id, reason });
-      this.ledger.check(position + 1);
-      return undefined;
+    const place = source.shards.location(row);
+    const reject = (reason: string): void => {
+      this.ledger.add({ step, ...place, id: pair.id, reason });
+      this.ledger.check(position, step);
     };
-    if (!caption.trim()) return reject('caption is empty');
+    if (!caption.trim()) {
+      reject('caption is empty');
+      return undefined;
+    }
     try {
       const features = await this.features(pair, this.#crop(position));
-      return { pair, features, example: this.prompter.example(caption, this.#question(source, position)) };
+      return {
+        pair,
+        place,
+        features,
+        example: this.prompter.example(caption, this.#question(source, position)),
+      };
     } catch (error) {
-      if (error instanceof BadImage) return reject(error.message);
-      throw error;
+      if (!(error instanceof BadImage)) throw error;
+      reject(error.message);
+      return undefined;
     }
   }
 

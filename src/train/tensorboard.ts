@@ -1,8 +1,9 @@
 /** A TensorBoard event file of a run: scalars, histograms, images and texts, appended as they happen. */
-import { closeSync, existsSync, mkdirSync, openSync, writeSync } from 'node:fs';
+import { existsSync, mkdirSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 
+import { AppendFile } from '../appendFile.js';
 import { fileError } from '../files.js';
 import { eventRecord, type EventContent, type PngImage } from './tensorboardEvents.js';
 
@@ -18,7 +19,7 @@ export interface EventFileOptions {
 export class EventFile {
   /** Its path. */
   readonly path: string;
-  readonly #handle: number;
+  readonly #file: AppendFile;
   readonly #now: () => number;
 
   /**
@@ -31,10 +32,10 @@ export class EventFile {
     this.path = freeName(join(folder, `events.out.tfevents.${Math.floor(now())}.${hostname()}`));
     try {
       mkdirSync(folder, { recursive: true });
-      this.#handle = openSync(this.path, 'ax');
     } catch (error) {
-      throw fileError(this.path, error);
+      throw fileError(folder, error);
     }
+    this.#file = new AppendFile(this.path);
     this.#write(0, { kind: 'version' });
     this.#write(firstStep, { kind: 'start' });
   }
@@ -61,16 +62,11 @@ export class EventFile {
 
   /** Closes the file. */
   close(): void {
-    closeSync(this.#handle);
+    this.#file.close();
   }
 
   #write(step: number, content: EventContent): void {
-    const record = eventRecord(step, this.#now(), content);
-    try {
-      for (let done = 0; done < record.length;) done += writeSync(this.#handle, record, done);
-    } catch (error) {
-      throw fileError(this.path, error);
-    }
+    this.#file.write(eventRecord(step, this.#now(), content));
   }
 }
 

@@ -5,17 +5,22 @@
 import type { Config } from '../config/schema.js';
 import type { MiniGpt4, ModelFolders } from '../model/miniGpt4.js';
 import type { Projection } from '../model/projection.js';
-import { checkpointNames } from '../model/projectionTensors.js';
-import { clipGradNorm } from './adamw.js';
-import { meanGradients, type StepGradients } from './gradientMean.js';
+import { mixtureReport } from './mixtureReport.js';
 import { openTraining, type Training } from './open.js';
-import { prefetch } from './prefetch.js';
 import { preflight } from './preflight.js';
 import type { Run } from './run.js';
+import { UserError } from '../errors.js';
 import type { FeatureReader } from './features.js';
-import { microBatch } from './samples.js';
 import { learningRate, scheduleOf } from './schedule.js';
-import type { MicroBatch } from '../model/language/languageModel.js';
+import {
+  applyStep,
+  diagnosis,
+  isSound,
+  readAhead,
+  StepClock,
+  stepGradients,
+  type StepGradients,
+} from './step.js';
 
 /** What a run tells whoever watches it; the run itself prints nothing. */
 export interface TrainEvents {
@@ -82,7 +87,8 @@ export async function train(config: Config, options: TrainOptions): Promise<Trai
     const interrupted = signal && whenAborted(signal);
     const work = loop(training, options);
     work.catch(() => undefined); // reported below, unless the interruption came first
-    await (interrupted ? Promise.race([work, interrupted]) : work);
+    const waited = await (interrupted ? Promise.race([work, interrupted]) : work);
+    if (waited !== undefined) reportData(training, waited);
     return { checkpoint: await training.save(), step: training.step };
   } catch (error) {
     if (signal?.aborted) throw new Interrupted(await training.save());
@@ -92,81 +98,66 @@ export async function train(config: Config, options: TrainOptions): Promise<Trai
   }
 }
 
-async function loop(training: Training, { events = {}, evaluate, signal }: TrainOptions): Promise<void> {
-  const { config, model, projection, features, optimizer, run } = training;
-  const { steps, batchSize, microBatchSize, maxGradNorm, logEvery, evalEvery, saveEvery } = config.train;
-  if (training.step === 0 && config.train.preflight)
-    await preflight(training, events.note ?? (() => undefined));
+/** Takes the steps that are left. @returns the share of their time that was spent waiting for data; undefined without a step */
+async function loop(
+  training: Training,
+  { evaluate, events = {}, signal }: TrainOptions,
+): Promise<number | undefined> {
+  const { config, model, projection, features, run, note } = training.parts;
+  const { steps, batchSize, logEvery, evalEvery, saveEvery } = config.train;
+  if (training.step === 0 && config.train.preflight) await preflight(training.parts, note);
   signal?.throwIfAborted();
   const schedule = scheduleOf(config.train);
-  const units = batchSize / microBatchSize;
-  const batches = prefetch(training.step * units, steps * units, config.data.prefetch, (unit) =>
-    readUnit(training, unit),
-  );
+  const batches = readAhead(training);
+  const spent = { stepMs: 0, dataMs: 0 };
 
   while (training.step < steps) {
     const clock = new StepClock();
-    const gradients = await stepGradients(training, batches, units, clock);
+    const gradients = await stepGradients(training, batches, clock);
     signal?.throwIfAborted();
     // From here to the end of the step nothing is awaited: an interruption finds whole steps only.
-    const gradNorm = clipGradNorm(Object.values(gradients.mean), maxGradNorm);
-    checkFinite(training.step, gradients.loss, gradNorm);
     const lr = learningRate(training.step, schedule);
-    optimizer.step(checkpointNames(gradients.mean), lr);
-    training.step += 1;
+    const { gradNorm, fault } = applyStep(training, gradients, lr);
 
     const { step } = training;
     const { loss, targetTokens } = gradients;
-    if (step % logEvery === 0 || step === 1 || step === steps) {
+    const times = clock.metrics(batchSize);
+    spent.stepMs += times['time/step_ms'];
+    spent.dataMs += times['time/data_ms'];
+    if (fault !== undefined || step % logEvery === 0 || step === 1 || step === steps) {
       run.log(step, {
         'train/loss': loss,
         'train/lr': lr,
         'train/grad_norm': gradNorm,
         'train/target_tokens': targetTokens,
-        ...clock.metrics(batchSize),
+        ...(fault !== undefined && { 'train/skipped': 1 }),
+        ...times,
       });
     }
     events.step?.({ step, steps, loss });
+    if (fault !== undefined) note(`step ${step} was not applied: ${fault}; its samples are in ledger.jsonl`);
+    if (training.guard.mustStop) await stop(training, gradients);
     if (evaluate && evalEvery > 0 && step % evalEvery === 0)
       run.log(step, await evaluate({ step, model, projection, features, run }));
     if (step % saveEvery === 0 && step < steps) {
       logHistograms(run, step, projection);
-      await training.save();
+      await training.saveBeside();
     }
   }
+  return spent.stepMs > 0 ? spent.dataMs / spent.stepMs : undefined;
 }
 
-/** Computes the step's units one after the other, so that their sum has one order. */
-async function stepGradients(
-  { model, projection }: Training,
-  batches: AsyncGenerator<MicroBatch, void>,
-  units: number,
-  clock: StepClock,
-): Promise<StepGradients> {
-  const computed = [];
-  for (let unit = 0; unit < units; unit++) {
-    const next = await clock.waitingForData(batches.next());
-    if (next.done) throw new Error('train: the data ended before the steps did');
-    computed.push(await model.language.lossAndGradients(projection, next.value));
-  }
-  return meanGradients(computed);
+/** Says where the time and the samples went. @param waited share of the steps' time that data was waited for */
+function reportData({ parts: { config, samples, note }, step }: Training, waited: number): void {
+  note(`waited for data: ${(100 * waited).toFixed(2)} % of the time of the steps`);
+  for (const line of mixtureReport(config, samples.rowsBySource, step)) note(`drawn from ${line}`);
 }
 
-async function readUnit({ config, samples, model }: Training, unit: number): Promise<MicroBatch> {
-  const { batchSize, microBatchSize } = config.train;
-  const first = unit * microBatchSize;
-  const step = Math.floor(first / batchSize) + 1;
-  const members = await Promise.all(
-    Array.from({ length: microBatchSize }, (_, i) => samples.at(first + i, step)),
-  );
-  return microBatch(members, model.encoder.featureShape);
-}
-
-function checkFinite(step: number, loss: number, gradNorm: number): void {
-  if (Number.isFinite(loss) && Number.isFinite(gradNorm)) return;
-  throw new Error(
-    `train: step ${step + 1} gave loss ${loss} and gradient norm ${gradNorm}; the weights were not changed (lower train.schedule.peak or set train.maxGradNorm, then start again from the last checkpoint)`,
-  );
+/** Ends a run whose steps cannot be applied any more; what it has learnt is saved. */
+async function stop(training: Training, last: StepGradients): Promise<never> {
+  const text = diagnosis(training, last);
+  if (isSound(training.parts.projection)) await training.save();
+  throw new UserError(text);
 }
 
 function logHistograms(run: Run, step: number, projection: Projection): void {
@@ -181,26 +172,4 @@ function whenAborted(signal: AbortSignal): Promise<never> {
     if (signal.aborted) fail();
     else signal.addEventListener('abort', fail, { once: true });
   });
-}
-
-/** Times a step: all of it, and the part spent waiting for data. */
-class StepClock {
-  readonly #start = performance.now();
-  #dataMs = 0;
-
-  async waitingForData<T>(work: Promise<T>): Promise<T> {
-    const start = performance.now();
-    const result = await work;
-    this.#dataMs += performance.now() - start;
-    return result;
-  }
-
-  metrics(samples: number): Record<string, number> {
-    const stepMs = performance.now() - this.#start;
-    return {
-      'time/step_ms': stepMs,
-      'time/data_ms': this.#dataMs,
-      'speed/samples_per_s': (samples / stepMs) * 1000,
-    };
-  }
 }

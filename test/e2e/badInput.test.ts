@@ -1,13 +1,13 @@
 /** What goes wrong for a user: one message that says what, where and what to do, exit code 2, no stack. */
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { cp, mkdir, readFile, truncate, writeFile } from 'node:fs/promises';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { appendFile, cp, mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { spawnSync } from 'node:child_process';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, type TestContext } from 'vitest';
 import { writeShards } from '../../src/data/shardWriter.js';
 import { tinyConfig, tinyPicture, writeTinyModels, writeTinyShards } from '../helpers/tinyFolders.js';
-import { MINIGPT4, run, type Finished } from './commands.js';
+import { MINIGPT4, run, start, type Finished } from './commands.js';
 
 let root: string;
 let folders: { llm: string; encoder: string };
@@ -67,24 +67,21 @@ describe('bad input', () => {
     expect(await message('cut', [`data.train.0.shards=${cut}`])).toContain(manifest.shards[0].file);
   });
 
-  it('a truncated image and an empty caption are written to the ledger, replaced, and the run goes on', async () => {
+  it('too many bad samples end the run with the counts, the worst shard and the setting', async () => {
     const shards = join(root, 'spoilt');
     const pictures = await Promise.all(Array.from({ length: 12 }, (_, i) => tinyPicture(i)));
     await writeShards(
       shards,
       pictures.map((image, i) => ({
         id: `p${i}`,
-        image: i === 3 ? image.slice(0, 40) : image,
-        caption: i === 7 ? '' : `picture ${i}`,
+        image: i === 7 ? image.slice(0, 40) : image,
+        caption: `picture ${i}`,
         extra: {},
       })),
+      { rowsPerShard: 6 },
     );
-    await pretrain('spoilt', [`data.train.0.shards=${shards}`, 'data.maxBadFraction=1'], 0);
-    const ledger = readFileSync(join(root, 'runs', 'spoilt', 'ledger.jsonl'), 'utf8');
-    expect(ledger).toContain('"id":"p3"');
-    expect(ledger).toContain('"id":"p7"');
-    expect(await message('budget', [`data.train.0.shards=${shards}`, 'data.maxBadFraction=0'])).toContain(
-      'data.maxBadFraction',
+    expect(await message('budget', [`data.train.0.shards=${shards}`, 'data.maxBadFraction=0'])).toMatch(
+      /\(data\.maxBadFraction\), got 1 of \d+; worst shard part-00001\.arrow with 1/,
     );
   });
 
@@ -107,25 +104,74 @@ describe('bad input', () => {
     expect(await message('broken', [`model.llm=${broken}`])).toContain('model.safetensors');
   });
 
-  it('a full disk ends the run with a message and leaves no half checkpoint', async (context) => {
-    const disk = join(root, 'disk');
-    await mkdir(disk);
-    const mounted = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=48k', 'tmpfs', disk]).status === 0;
-    if (!mounted)
-      context.skip(
-        'needs the right to mount a small tmpfs; the same path is tested with a simulated ENOSPC in test/files.test.ts',
+  it('a full disk does not end a run; it is told, and what waited is written once there is space', async (context) => {
+    await onSmallDisk(context, '400k', async (disk) => {
+      const folder = join(disk, 'run');
+      const steps = 600;
+      const set = [
+        `run.folder=${folder}`,
+        `train.steps=${steps}`,
+        'train.saveEvery=20',
+        'data.featureCache=false',
+      ];
+      const running = start('node', [
+        MINIGPT4,
+        'pretrain',
+        '--config',
+        join(root, 'pretrain.yaml'),
+        ...set.flatMap((value) => ['--set', value]),
+      ]);
+      await running.said('preflight: passed');
+      const filler = join(disk, 'filler');
+      for (let fits = true; fits;) fits = await appendFile(filler, Buffer.alloc(4096)).then(...FITS);
+      await running.said(/not saved: .*no space left.*; the run goes on and tries again in 20 steps/);
+      await rm(filler);
+      const { code, stderr } = await running.finished;
+      expect([code, stderr.split('\n').at(-1)]).toEqual([0, '']);
+      const logged = readFileSync(join(folder, 'metrics.jsonl'), 'utf8').trimEnd().split('\n');
+      expect(logged.map((line) => (JSON.parse(line) as { step: number }).step)).toEqual(
+        Array.from({ length: steps }, (_, i) => i + 1),
       );
-    try {
+      await run('node', [MINIGPT4, 'inspect', join(folder, 'checkpoints', `step-00000${steps}`)]);
+    });
+  }, 120_000);
+
+  it('a disk that stays full ends the run with a message and leaves no half checkpoint', async (context) => {
+    await onSmallDisk(context, '48k', async (disk) => {
+      const folder = join(disk, 'run');
       const stderr = await message('full', [
-        `run.folder=${join(disk, 'run')}`,
+        `run.folder=${folder}`,
         'train.saveEvery=1',
         'train.keepCheckpoints=50',
         'train.steps=40',
         'data.featureCache=false',
       ]);
       expect(stderr).toMatch(/no space left/i);
-    } finally {
-      spawnSync('umount', [disk]);
-    }
-  });
+      const names = readdirSync(join(folder, 'checkpoints'));
+      expect(names.length).toBeGreaterThan(0);
+      for (const name of names) await run('node', [MINIGPT4, 'inspect', join(folder, 'checkpoints', name)]);
+    });
+  }, 120_000);
 });
+
+/** For a promise of a write: whether it fitted. */
+const FITS = [() => true, () => false] as const;
+
+/** Uses a tmpfs of some size, where this user may mount one. */
+async function onSmallDisk(
+  context: TestContext,
+  size: string,
+  use: (disk: string) => Promise<void>,
+): Promise<void> {
+  const disk = await mkdtemp(join(root, 'disk-'));
+  const mounted = spawnSync('mount', ['-t', 'tmpfs', '-o', `size=${size}`, 'tmpfs', disk]).status === 0;
+  if (!mounted)
+    context.skip(
+      'needs the right to mount a small tmpfs; the same paths are tested with a simulated ENOSPC in test/files.test.ts and test/appendFile.test.ts',
+    );
+  try {
+    await use(disk);
+  } finally {
+    spawnSync('umount', [disk]);
+  }
+}

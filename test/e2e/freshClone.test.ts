@@ -64,11 +64,17 @@ describe('a fresh clone', () => {
     'npm ci && npm run quickstart: sets everything up, trains, exports, evaluates, inside the band',
     async () => {
       await run('npm', ['ci'], { cwd: clone, env });
-      const { stdout, seconds } = await run('npm', ['run', 'quickstart'], { cwd: clone, env });
+      const { stdout, stderr, seconds } = await run('npm', ['run', 'quickstart'], { cwd: clone, env });
       expect(stdout).toMatch(/pretrain: \d+ held-out|stage 1 on 91 held-out/);
       console.log(
         `quickstart in a fresh clone, downloads and compilation included: ${Math.round(seconds)} s\n${stdout.slice(-4000)}`,
       );
+      const waits = [...stderr.matchAll(/waited for data: ([\d.]+) %/g)].map(([, percent]) =>
+        Number(percent),
+      );
+      console.log(`time of the steps spent waiting for data: ${waits.join(' % and ')} %`);
+      expect(waits).toHaveLength(2);
+      expect(Math.max(...waits)).toBeLessThan(2);
       for (const stage of ['stage1', 'stage2']) {
         const report = readFileSync(
           join(clone, 'runs', 'quickstart', stage, 'evaluation', 'report.html'),

@@ -83,6 +83,12 @@ describe('a checkpoint', () => {
     expect(await latestCheckpoint(run)).toBe(join(run, 'checkpoints/step-00000011'));
   });
 
+  it('stays as well when its step is a multiple of keepEvery', async () => {
+    for (const step of [5, 10, 15, 20, 25, 30])
+      await saveCheckpoint(run, contents(step), { keep: 1, keepEvery: 10 });
+    expect(checkpoints()).toEqual(['step-00000010', 'step-00000020', 'step-00000030']);
+  });
+
   it('is the newest by number, also past eight digits', async () => {
     for (const step of [99_999_999, 100_000_000]) await saveCheckpoint(run, contents(step));
     expect(await latestCheckpoint(run)).toBe(join(run, 'checkpoints/step-100000000'));
