@@ -1,4 +1,4 @@
-// Source: python-pillow/Pillow 10-12, src/libImaging/Resample.c. src/data/resize.ts is the same in TypeScript, to be read
+// Source: python-pillow/Pillow 10-12, src/libImaging/Resample.c. src/data/images/resize.ts is the same in TypeScript, to be read
 // first; a test holds the two together. Sums wrap as unsigned numbers, since signed overflow is undefined in C++.
 #include "taps.h"
 

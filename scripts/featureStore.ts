@@ -6,9 +6,9 @@ import { createHash } from 'node:crypto';
 import { mkdtemp, open, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { FeatureBatch } from '../src/data/featureBatch.js';
-import { FeatureFileWriter } from '../src/data/featureFile.js';
-import { FeatureStore } from '../src/data/featureStore.js';
+import { FeatureBatch } from '../src/data/features/featureBatch.js';
+import { FeatureFileWriter } from '../src/data/features/featureFile.js';
+import { FeatureStore } from '../src/data/features/featureStore.js';
 
 const [entries = 1_000_000, files = 10] = process.argv.slice(2).map(Number);
 const kind = { key: 'measured', shape: [1, 16] } as const;

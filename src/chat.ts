@@ -2,8 +2,8 @@
 import { readFile } from 'node:fs/promises';
 import { nearestName } from './config/nearest.js';
 import type { Config } from './config/schema.js';
-import { BadImage, decodeImage, preprocess } from './data/images.js';
-import { randomAt } from './data/keyed.js';
+import { BadImage, decodeImage, preprocess } from './data/images/images.js';
+import { randomAt } from './data/order/keyed.js';
 import { UserError } from './errors.js';
 import { fileError } from './files.js';
 import { ChatSession } from './model/conversation/chat.js';

@@ -46,8 +46,8 @@ export type { Config, Stage } from './config/schema.js';
 export { packEmoji, type PackEmojiOptions, type PackedEmoji } from './data/importers/emoji.js';
 export { readFolder, readList, type ImportOptions, type ImportProblem } from './data/importers/folder.js';
 export type { ImageTextPair } from './data/pairs.js';
-export { ShardSet, type ShardRow } from './data/shards.js';
-export { writeShards, type WriteShardsOptions } from './data/shardWriter.js';
+export { ShardSet, type ShardRow } from './data/shards/shards.js';
+export { writeShards, type WriteShardsOptions } from './data/shards/shardWriter.js';
 export { UserError } from './errors.js';
 export {
   runEvaluation,

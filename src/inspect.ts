@@ -4,8 +4,8 @@ import { readdir, readFile, stat } from 'node:fs/promises';
 import { basename, extname, join } from 'node:path';
 
 import { RESOLVED_HEADER } from './config/describe.js';
-import { isAddress, shownAddress } from './data/remoteFile.js';
-import { ShardSet } from './data/shards.js';
+import { isAddress, shownAddress } from './data/bytes/remoteFile.js';
+import { ShardSet } from './data/shards/shards.js';
 import { UserError } from './errors.js';
 import { fileError } from './files.js';
 import { openGguf } from './model/weights/gguf.js';

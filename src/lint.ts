@@ -4,11 +4,11 @@ import pLimit from 'p-limit';
 
 import { cleanCaption } from './data/captions.js';
 import { Distribution, SeenTexts } from './data/counts.js';
-import { BadImage, decodeImage } from './data/images.js';
+import { BadImage, decodeImage } from './data/images/images.js';
 import type { BadSample } from './data/ledger.js';
 import type { ImageTextPair } from './data/pairs.js';
-import { isAddress } from './data/remoteFile.js';
-import { ShardSet } from './data/shards.js';
+import { isAddress } from './data/bytes/remoteFile.js';
+import { ShardSet } from './data/shards/shards.js';
 import { UserError } from './errors.js';
 import { writeWhole } from './files.js';
 

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
-import { writeShards } from '../src/data/shardWriter.js';
+import { writeShards } from '../src/data/shards/shardWriter.js';
 import { UserError } from '../src/errors.js';
 import { inspectPath } from '../src/inspect.js';
 import { FileServer } from './helpers/fileServer.js';

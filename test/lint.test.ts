@@ -5,7 +5,7 @@ import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
 import type { ImageTextPair } from '../src/data/pairs.js';
-import { writeShards } from '../src/data/shardWriter.js';
+import { writeShards } from '../src/data/shards/shardWriter.js';
 import { checkLint, lintLines, lintShards } from '../src/lint.js';
 
 let folder = '';

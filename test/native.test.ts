@@ -1,10 +1,10 @@
-/** The addon's resizing against the readable one (src/data/resize.ts), whose numbers other tests hold to Pillow's. */
+/** The addon's resizing against the readable one (src/data/images/resize.ts), whose numbers other tests hold to Pillow's. */
 import { createHash } from 'node:crypto';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { cropImage, type CropBox } from '../src/data/crop.js';
-import { normalise } from '../src/data/images.js';
-import { resizeBicubic, type RgbImage } from '../src/data/resize.js';
+import { cropImage, type CropBox } from '../src/data/images/crop.js';
+import { normalise } from '../src/data/images/images.js';
+import { resizeBicubic, type RgbImage } from '../src/data/images/resize.js';
 import { loadNative, type ResizeJob } from '../src/native.js';
 import { readFixture } from './helpers/fixtures.js';
 

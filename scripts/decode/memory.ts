@@ -6,7 +6,7 @@
  * Ends with exit code 1 if memory grows by 1 MB or more in 10,000 samples.
  */
 import sharp from 'sharp';
-import { BadImage, preprocess } from '../../src/data/images.js';
+import { BadImage, preprocess } from '../../src/data/images/images.js';
 import { jpeg, picture } from './pictures.js';
 
 const samples = Number(process.argv[2] ?? 100_000);

@@ -10,8 +10,8 @@ import { cpus } from 'node:os';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { setTimeout } from 'node:timers/promises';
 import sharp from 'sharp';
-import { decodeImage, normalise, preprocess } from '../../src/data/images.js';
-import { resizeBicubic } from '../../src/data/resize.js';
+import { decodeImage, normalise, preprocess } from '../../src/data/images/images.js';
+import { resizeBicubic } from '../../src/data/images/resize.js';
 import { findNative } from '../../src/native.js';
 import { jpeg } from './pictures.js';
 

@@ -12,11 +12,11 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-import { randomAt } from '../../src/data/keyed.js';
-import { rowAt } from '../../src/data/order.js';
+import { randomAt } from '../../src/data/order/keyed.js';
+import { rowAt } from '../../src/data/order/order.js';
 import type { ImageTextPair } from '../../src/data/pairs.js';
-import { ShardSet } from '../../src/data/shards.js';
-import { writeShards } from '../../src/data/shardWriter.js';
+import { ShardSet } from '../../src/data/shards/shards.js';
+import { writeShards } from '../../src/data/shards/shardWriter.js';
 
 const SETS = [
   { name: 'one-shard', rows: 222_000, rowsPerShard: 222_000, meanBytes: 22_500 },

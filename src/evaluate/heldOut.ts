@@ -1,9 +1,9 @@
 /** The held-out pairs with all that an evaluation needs of them, and the losses of any pairing of images and texts. */
 import type { Config } from '../config/schema.js';
 import { cleanCaption } from '../data/captions.js';
-import { BadImage } from '../data/images.js';
+import { BadImage } from '../data/images/images.js';
 import type { ImageTextPair } from '../data/pairs.js';
-import { ShardSet } from '../data/shards.js';
+import { ShardSet } from '../data/shards/shards.js';
 import { UserError } from '../errors.js';
 import type { LanguageModel } from '../model/language/languageModel.js';
 import type { Projection } from '../model/projection.js';

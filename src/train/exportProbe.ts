@@ -1,6 +1,6 @@
 /** Whether an exported projection gives the logits of the one it was made from: asked of the LLM itself. */
 import type { Config } from '../config/schema.js';
-import { randomAt } from '../data/keyed.js';
+import { randomAt } from '../data/order/keyed.js';
 import { openLanguageModel } from '../model/miniGpt4.js';
 import { projectionOptions } from '../model/projection.js';
 import { projectionFromTensors, sizesOfTensors } from '../model/projectionTensors.js';

@@ -1,6 +1,6 @@
 /** What the training mixture came to: how many samples each set gave, against what was asked, and how often it was read. */
 import type { Config } from '../config/schema.js';
-import { realisedMixture } from '../data/mixture.js';
+import { realisedMixture } from '../data/order/mixture.js';
 
 /**
  * The samples drawn from each set after some steps, a line each. Bad samples are replaced within their set, so they change

@@ -1,7 +1,7 @@
 /** Opens everything a training run works with, in the order in which mistakes are cheapest to find. */
 import { join } from 'node:path';
 import type { Config } from '../config/schema.js';
-import type { FeatureStore } from '../data/featureStore.js';
+import type { FeatureStore } from '../data/features/featureStore.js';
 import { BadSampleLedger } from '../data/ledger.js';
 import { openMiniGpt4, type MiniGpt4 } from '../model/miniGpt4.js';
 import { parameterCount, type Projection } from '../model/projection.js';

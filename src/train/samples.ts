@@ -5,14 +5,14 @@
  */
 import type { Config } from '../config/schema.js';
 import { cleanCaption } from '../data/captions.js';
-import { cropAt, type Crop } from '../data/crop.js';
-import { BadImage } from '../data/images.js';
+import { cropAt, type Crop } from '../data/images/crop.js';
+import { BadImage } from '../data/images/images.js';
 import type { BadSampleLedger } from '../data/ledger.js';
-import { randomAt } from '../data/keyed.js';
-import { drawAt, type MixtureDraw } from '../data/mixture.js';
-import { rowAt } from '../data/order.js';
+import { randomAt } from '../data/order/keyed.js';
+import { drawAt, type MixtureDraw } from '../data/order/mixture.js';
+import { rowAt } from '../data/order/order.js';
 import type { ImageTextPair } from '../data/pairs.js';
-import { ShardSet, type ShardRow } from '../data/shards.js';
+import { ShardSet, type ShardRow } from '../data/shards/shards.js';
 import { UserError } from '../errors.js';
 import type { MicroBatch } from '../model/language/languageModel.js';
 import type { Prompter } from '../model/conversation/prompt.js';

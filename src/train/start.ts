@@ -1,6 +1,6 @@
 /** Where a projection's weights come from when a run begins. */
 import type { Config } from '../config/schema.js';
-import { randomAt } from '../data/keyed.js';
+import { randomAt } from '../data/order/keyed.js';
 import type { MiniGpt4 } from '../model/miniGpt4.js';
 import { projectionOptions, type FeatureStatistics, type Projection } from '../model/projection.js';
 import { featureStatistics, initialProjection } from '../model/projectionStart.js';

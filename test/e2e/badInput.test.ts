@@ -5,7 +5,7 @@ import { spawnSync } from 'node:child_process';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it, type TestContext } from 'vitest';
-import { writeShards } from '../../src/data/shardWriter.js';
+import { writeShards } from '../../src/data/shards/shardWriter.js';
 import { tinyConfig, tinyPicture, writeTinyModels, writeTinyShards } from '../helpers/tinyFolders.js';
 import { MINIGPT4, run, start, type Finished } from './commands.js';
 

@@ -8,7 +8,7 @@ import { pathToFileURL } from 'node:url';
 import { tableFromIPC } from 'apache-arrow';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { tinyConfig, writeTinyModels, writeTinyShards } from '../helpers/tinyFolders.js';
-import { FeatureStore } from '../../src/data/featureStore.js';
+import { FeatureStore } from '../../src/data/features/featureStore.js';
 import { MINIGPT4, ROOT, run, sha256, start } from './commands.js';
 
 const IMAGES = 40;

@@ -8,8 +8,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { randomAt } from '../../src/data/keyed.js';
-import { writeShards } from '../../src/data/shardWriter.js';
+import { randomAt } from '../../src/data/order/keyed.js';
+import { writeShards } from '../../src/data/shards/shardWriter.js';
 import { tinyConfig, tinyPicture, writeTinyModels } from '../helpers/tinyFolders.js';
 import { MINIGPT4, run, sha256, start, type Running } from './commands.js';
 

@@ -1,6 +1,6 @@
 /** A file of bytes in memory, for the readers that take any `ByteFile`. */
-import type { ByteFile } from '../../src/data/byteFile.js';
-import { fault, type ByteRange } from '../../src/data/fileBytes.js';
+import type { ByteFile } from '../../src/data/bytes/byteFile.js';
+import { fault, type ByteRange } from '../../src/data/bytes/fileBytes.js';
 
 /** Serves `bytes`; what is read goes into `log`. */
 export function memoryFile(bytes: Uint8Array, log: ByteRange[] = []): ByteFile {

@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { writeSafetensors } from '../../src/model/weights/safetensors.js';
 import type { WeightSource } from '../../src/model/weights/weights.js';
 import sharp from 'sharp';
-import { writeShards } from '../../src/data/shardWriter.js';
+import { writeShards } from '../../src/data/shards/shardWriter.js';
 import type { ImageTextPair } from '../../src/data/pairs.js';
 import { TINY_LLAMA, TINY_VIT, tinyLlama, tinyVit } from './tinyModels.js';
 

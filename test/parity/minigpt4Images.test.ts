@@ -2,9 +2,9 @@
 import { readFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { cropImage } from '../../src/data/crop.js';
-import { decodeImage, normalise, preprocess } from '../../src/data/images.js';
-import { resizeBicubic, type RgbImage } from '../../src/data/resize.js';
+import { cropImage } from '../../src/data/images/crop.js';
+import { decodeImage, normalise, preprocess } from '../../src/data/images/images.js';
+import { resizeBicubic, type RgbImage } from '../../src/data/images/resize.js';
 import { CLIP_PIXELS } from '../../src/model/vision/vitSizes.js';
 import { largestDifference } from '../helpers/compare.js';
 import { bytes, expected, floats, tiny } from './minigpt4.js';

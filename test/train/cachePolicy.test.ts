@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { Config } from '../../src/config/schema.js';
-import { rowAt } from '../../src/data/order.js';
+import { rowAt } from '../../src/data/order/order.js';
 import { cachePolicy, repeatedShare, type CachedSource } from '../../src/train/cachePolicy.js';
 
 interface Given {

@@ -3,8 +3,8 @@ import { mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { checkOf } from '../../src/data/featureBatch.js';
-import { FeatureStore } from '../../src/data/featureStore.js';
+import { checkOf } from '../../src/data/features/featureBatch.js';
+import { FeatureStore } from '../../src/data/features/featureStore.js';
 import type { ImageTextPair } from '../../src/data/pairs.js';
 import { UserError } from '../../src/errors.js';
 import {

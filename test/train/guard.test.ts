@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { Guard } from '../../src/train/guard.js';
-import { randomAt } from '../../src/data/keyed.js';
+import { randomAt } from '../../src/data/order/keyed.js';
 
 const OPTIONS = { deviations: 10, window: 16, stopAfter: 3 };
 

@@ -2,8 +2,8 @@
 
 import { DataType, type RecordBatch, type Schema, type Vector } from 'apache-arrow';
 import { UserError } from '../../errors.js';
-import { readBatch } from '../arrowBatch.js';
-import { indexArrow, type ArrowIndex } from '../arrowFile.js';
+import { readBatch } from '../arrow/arrowBatch.js';
+import { indexArrow, type ArrowIndex } from '../arrow/arrowFile.js';
 import type { ColumnOptions } from './list.js';
 import { chooseColumns, pairColumns, restTo, rowItems, type ColumnKind, type TableColumns } from './table.js';
 import { filesIdentity, problemAt, ready, type Source, type SourceItem, type SourcePart } from './source.js';

@@ -2,7 +2,7 @@
 
 import { createHash } from 'node:crypto';
 import sharp, { type Sharp } from 'sharp';
-import { randomAt } from '../keyed.js';
+import { randomAt } from '../order/keyed.js';
 import type { Concept } from './emojiConcepts.js';
 
 /** An emoji's pixels, as all its views start from. */

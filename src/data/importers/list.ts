@@ -5,7 +5,7 @@ import { stat } from 'node:fs/promises';
 import { dirname, extname, resolve } from 'node:path';
 import { UserError } from '../../errors.js';
 import { fileError } from '../../files.js';
-import { reasonOf } from '../fileBytes.js';
+import { reasonOf } from '../bytes/fileBytes.js';
 import { CsvParser, type CsvRow } from './csv.js';
 import {
   captionId,

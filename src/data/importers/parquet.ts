@@ -6,7 +6,7 @@ import { compressors } from 'hyparquet-compressors';
 import { stat } from 'node:fs/promises';
 import { UserError } from '../../errors.js';
 import { fileError } from '../../files.js';
-import { fault, readBytes, reasonOf, withHandle } from '../fileBytes.js';
+import { fault, readBytes, reasonOf, withHandle } from '../bytes/fileBytes.js';
 import type { ColumnOptions } from './list.js';
 import {
   chooseColumns,

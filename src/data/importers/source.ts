@@ -7,7 +7,7 @@ import { createHash, type Hash } from 'node:crypto';
 import { open, stat } from 'node:fs/promises';
 import { UserError } from '../../errors.js';
 import { fileError } from '../../files.js';
-import { reasonOf } from '../fileBytes.js';
+import { reasonOf } from '../bytes/fileBytes.js';
 import type { ImageTextPair } from '../pairs.js';
 
 /** Something of a source that gave no pair, or not all that was there. */

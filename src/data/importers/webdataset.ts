@@ -7,7 +7,7 @@ import { readdir, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { extract } from 'tar-stream';
 import { fileError } from '../../files.js';
-import { readBytes, reasonOf, withHandle } from '../fileBytes.js';
+import { readBytes, reasonOf, withHandle } from '../bytes/fileBytes.js';
 import type { ImageTextPair } from '../pairs.js';
 import {
   filesIdentity,

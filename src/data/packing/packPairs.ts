@@ -1,13 +1,13 @@
 /** Packs a source's pairs into shards: read, compared and encoded several at a time, written in the source's order. */
 
 import sharp from 'sharp';
-import { readBytes, withHandle } from '../fileBytes.js';
-import { BadImage } from '../images.js';
+import { readBytes, withHandle } from '../bytes/fileBytes.js';
+import { BadImage } from '../images/images.js';
 import type { Found, ImportProblem, Source, SourceItem } from '../importers/source.js';
-import type { LeftOut, ShardManifest } from '../manifest.js';
+import type { LeftOut, ShardManifest } from '../shards/manifest.js';
 import type { ImageTextPair } from '../pairs.js';
-import type { ShardLayout } from '../shardLayout.js';
-import { allColumns, manifestOf, writeShardFiles } from '../shardWriter.js';
+import type { ShardLayout } from '../shards/shardLayout.js';
+import { allColumns, manifestOf, writeShardFiles } from '../shards/shardWriter.js';
 import { DigestSet, DIGEST_BYTES, digestOf, type DedupBy } from './digests.js';
 import { GrowingFile } from './growingFile.js';
 import { inOrder } from './inOrder.js';

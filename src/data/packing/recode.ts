@@ -4,7 +4,7 @@
  */
 
 import sharp, { type Metadata, type Sharp } from 'sharp';
-import { BadImage, decodeImage } from '../images.js';
+import { BadImage, decodeImage } from '../images/images.js';
 
 /** What is done to images that are packed. */
 export interface Recipe {

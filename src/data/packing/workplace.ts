@@ -8,8 +8,8 @@ import { basename, dirname, join, resolve } from 'node:path';
 import { UserError } from '../../errors.js';
 import { fileError, writeFileWhole } from '../../files.js';
 import { isRecord } from '../importers/source.js';
-import { MANIFEST_FILE, type ShardManifest } from '../manifest.js';
-import { writeManifest, type WrittenShard } from '../shardWriter.js';
+import { MANIFEST_FILE, type ShardManifest } from '../shards/manifest.js';
+import { writeManifest, type WrittenShard } from '../shards/shardWriter.js';
 
 /** What decides the bytes of a packing, by the names that a message calls it: options, the source's files. */
 export type Identity = Readonly<Record<string, string>>;

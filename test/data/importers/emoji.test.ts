@@ -3,12 +3,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { UserError } from '../../../src/errors.js';
-import { decodeImage } from '../../../src/data/images.js';
+import { decodeImage } from '../../../src/data/images/images.js';
 import { packEmoji, type EmojiSet } from '../../../src/data/importers/emoji.js';
 import { emojiConcepts, splitKey, type Concept } from '../../../src/data/importers/emojiConcepts.js';
 import { describe as describeEmoji } from '../../../src/data/importers/emojiText.js';
 import { colorName, dominantColors, readPixels, renderView } from '../../../src/data/importers/emojiViews.js';
-import { ShardSet } from '../../../src/data/shards.js';
+import { ShardSet } from '../../../src/data/shards/shards.js';
 
 const concepts = emojiConcepts();
 const byLabel = (label: string): Concept => {

@@ -2,7 +2,7 @@ import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import sharp from 'sharp';
 import { describe, expect, it } from 'vitest';
-import { BadImage, decodeImage } from '../../../src/data/images.js';
+import { BadImage, decodeImage } from '../../../src/data/images/images.js';
 import { describeRecipe, recode } from '../../../src/data/packing/recode.js';
 
 const IMAGES = join(import.meta.dirname, '../../fixtures/images');
