@@ -91,7 +91,7 @@ function temporaryName(path: string): string {
 }
 
 /** Puts a folder's entries on disk, so that a rename in it survives a power cut. */
-async function syncFolder(folder: string): Promise<void> {
+export async function syncFolder(folder: string): Promise<void> {
   const handle = await open(folder, 'r');
   try {
     await handle.sync();

@@ -46,7 +46,9 @@ export type { Config, Stage } from './config/schema.js';
 export { packEmoji, type PackEmojiOptions, type PackedEmoji } from './data/importers/emoji.js';
 export { readFolder, readList, type ImportOptions, type ImportProblem } from './data/importers/folder.js';
 export type { ImageTextPair } from './data/pairs.js';
-export { ShardSet, type ShardRow } from './data/shards/shards.js';
+export type { RemoteOptions } from './data/bytes/remoteRequest.js';
+export type { PackProgress } from './data/packing/packPairs.js';
+export { ShardSet, type ShardFormat, type ShardRow, type VerifyOptions } from './data/shards/shards.js';
 export { writeShards, type WriteShardsOptions } from './data/shards/shardWriter.js';
 export { UserError } from './errors.js';
 export {
@@ -70,12 +72,14 @@ export { reply, type Assistant, type Reply, type ReplyOptions } from './model/co
 export { promptTemplate, TEMPLATES, type ConversationTemplate } from './model/conversation/template.js';
 export { beamSearch, type BeamOptions, type BeamResult } from './model/language/beamSearch.js';
 export { openMiniGpt4, type MiniGpt4, type ModelFolders } from './model/miniGpt4.js';
+export { lintShards, type LintOptions, type LintReport } from './lint.js';
 export { packSource, type PackOptions, type Packed } from './pack.js';
 export { examine, type DoctorReport, type Fact } from './setup/doctor.js';
 export { modelFolder } from './setup/models.js';
 export type { OnProgress, SetupProgress } from './setup/progress.js';
 export { modelFolders, setup, type SetupOptions, type SetupResult } from './setup/setup.js';
 export { mergeDelta, type MergeDeltaOptions, type MergedModel } from './mergeDelta.js';
+export { shuffleLines, type ShuffleOptions } from './shuffle.js';
 export { exportProjection, type ExportOptions, type ExportResult } from './train/export.js';
 export { loadProjection } from './train/start.js';
 export {

@@ -4,6 +4,7 @@ import { readdir, readFile, stat } from 'node:fs/promises';
 import { basename, extname, join } from 'node:path';
 
 import { RESOLVED_HEADER } from './config/describe.js';
+import { loadConfig } from './config/load.js';
 import { isAddress, shownAddress } from './data/bytes/remoteFile.js';
 import { ShardSet } from './data/shards/shards.js';
 import { UserError } from './errors.js';
@@ -15,6 +16,8 @@ import { openSafetensors } from './model/weights/safetensors.js';
 import type { WeightSource } from './model/weights/weights.js';
 import { elementCount } from './tensorflow/dtypes.js';
 import { latestCheckpoint, loadCheckpoint } from './train/checkpoint.js';
+import { mixtureReport } from './train/mixtureReport.js';
+import { openSources } from './train/samples.js';
 
 /** Options of `inspectPath`. */
 export interface InspectOptions {
@@ -135,7 +138,26 @@ async function inspectRun(folder: string): Promise<string[]> {
   ];
   const metrics = await lastLine(join(folder, 'metrics.jsonl'));
   if (metrics !== undefined) lines.push(`last metrics: ${metrics}`);
-  return latest === undefined ? lines : [...lines, ...(await inspectCheckpoint(latest))];
+  if (latest === undefined) return lines;
+  return [...lines, ...(await drawnSamples(folder, latest)), ...(await inspectCheckpoint(latest))];
+}
+
+/** What the mixture came to by a checkpoint; a line that says why not where the training sets are gone. */
+async function drawnSamples(folder: string, checkpoint: string): Promise<string[]> {
+  try {
+    const config = await loadConfig(join(folder, 'config.yaml'));
+    const sources = await openSources(config);
+    for (const { shards } of sources) shards.close();
+    const { step } = await loadCheckpoint(checkpoint);
+    return mixtureReport(
+      config,
+      sources.map(({ rows }) => rows),
+      step,
+    ).map((line) => `drawn from ${line}`);
+  } catch (error) {
+    if (error instanceof UserError) return [`drawn samples: not known, ${error.message}`];
+    throw error;
+  }
 }
 
 function shownPlace(place: string): string {

@@ -17,6 +17,11 @@ export const inspect = verb({
     lint: flag(
       'instead: decode every image of shards and look at every caption as training would, and say what is bad; ends with code 2 if a run with them would stop',
     ),
+    shuffle: flag(
+      'instead: measure how well the orders of data.order mix the shards, beside a full shuffle of the same rows',
+    ),
+    window: wholeNumber('window', 'with --shuffle: as data.window; its default if not given', 1),
+    'batch-size': wholeNumber('batch-size', 'with --shuffle: samples of a batch; 64 if not given', 1),
     workers: wholeNumber(
       'workers',
       'with --lint: images decoded at the same time; as many as there are cores if not given',
@@ -35,14 +40,33 @@ export const inspect = verb({
     ),
   },
   example: 'inspect shards/quickstart/stage1-train',
-  async run({ path, samples, verify, lint, workers, captions, report, 'max-bad': maxBad }) {
-    const forLint = Object.entries({ workers, captions, report, 'max-bad': maxBad });
-    const given = forLint.find(([, value]) => value !== undefined)?.[0];
-    if (!lint && given !== undefined) throw new UserError(`--${given} goes with --lint only`);
+  async run({ path, samples, verify, lint, shuffle, ...options }) {
+    const { workers, captions, report, 'max-bad': maxBad, window, 'batch-size': batchSize } = options;
+    if (lint && shuffle) throw new UserError('--lint and --shuffle must not be given together (take one)');
+    if (!lint) refuse('--lint', { workers, captions, report, 'max-bad': maxBad });
+    if (!shuffle) refuse('--shuffle', { window, 'batch-size': batchSize });
+    if (shuffle) return measureShuffle(path, window, batchSize);
     if (lint) return lintPath(path, { workers, captions, report, maxBad });
     return describePath(path, { samples, verify });
   },
 });
+
+/** @throws UserError if an option is given that is for another switch only */
+function refuse(belongsTo: string, options: Readonly<Record<string, unknown>>): void {
+  const given = Object.entries(options).find(([, value]) => value !== undefined)?.[0];
+  if (given !== undefined) throw new UserError(`--${given} goes with ${belongsTo} only`);
+}
+
+async function measureShuffle(
+  path: string,
+  window: number | undefined,
+  batchSize: number | undefined,
+): Promise<void> {
+  const { Data } = await import('../config/dataSchema.js');
+  const { shuffleLines } = await import('../shuffle.js');
+  const usual = Data.properties.window.default as number; // a number's default is a number
+  console.log((await shuffleLines(path, { window: window ?? usual, batchSize: batchSize ?? 64 })).join('\n'));
+}
 
 async function describePath(
   path: string,

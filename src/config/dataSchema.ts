@@ -5,7 +5,10 @@ import { choice, count, section } from './fields.js';
 /** One set of the training mixture. */
 export const TrainSource = section(
   {
-    shards: Type.String({ minLength: 1, description: 'folder of Arrow shards' }),
+    shards: Type.String({
+      minLength: 1,
+      description: 'folder of Arrow shards, one .arrow file, or the http(s) address of either',
+    }),
     weight: Type.Number({
       exclusiveMinimum: 0,
       default: 1,
@@ -24,7 +27,10 @@ export const TrainSource = section(
 /** Pairs never trained on, for evaluation. */
 export const HeldOut = section(
   {
-    shards: Type.String({ minLength: 1, description: 'folder of Arrow shards' }),
+    shards: Type.String({
+      minLength: 1,
+      description: 'folder of Arrow shards, one .arrow file, or the http(s) address of either',
+    }),
     maxRows: Type.Optional(count({ description: 'use only the first rows; left out: all' })),
   },
   { description: 'pairs never trained on, for evaluation; left out: no evaluation during training' },
@@ -45,13 +51,12 @@ export const Data = section(
     order: choice(['shuffle', 'local', 'replacement'], {
       default: 'shuffle',
       description:
-        'in which order the rows of a set come. shuffle: all of them in a new order each epoch; local: the same, but in runs of neighbouring rows, mixed within data.window, for sets that are larger than memory or come over the network; replacement: each drawn at random, as MiniGPT-4 does, so that some come twice before others come once',
+        'in which order the rows of a set come. shuffle: all of them in a new order each epoch; local: the same, but in runs of neighbouring rows, mixed within data.window, so that a disk or a server is read in runs; replacement: each drawn at random, as MiniGPT-4 does, so that some come twice before others come once',
     }),
     window: count({
       minimum: 256,
       default: 4096,
-      description:
-        'with order local: rows that are mixed with each other; about this many images are held in memory',
+      description: 'with order local: rows that are mixed with each other',
     }),
     heldOut: Type.Optional(HeldOut),
     captions: choice(['clean', 'verbatim'], {
@@ -86,7 +91,7 @@ export const Data = section(
       exclusiveMinimum: 0,
       default: 50,
       description:
-        'size of the feature cache in 10^9 bytes; when it is full, the rest is computed anew each time',
+        'size of the feature cache in 10^9 bytes, all files of its folder counted, those of other encoders too; when it is full, the rest is computed anew each time',
     }),
     verifyCache: Type.Number({
       minimum: 0,

@@ -121,6 +121,14 @@ export function featureReader(
   const transform: ImageTransform = { size, mean, std };
   const compute = async (image: Uint8Array, crop?: Crop): Promise<Float32Array> =>
     encoder.encode(await decoding(() => preprocess(image, transform, crop)));
+  const encode = async (image: Uint8Array, sha: Buffer): Promise<Float32Array> => {
+    const features = await compute(image);
+    counts.computed += 1;
+    if (keep()) store?.put(sha, features);
+    return features;
+  };
+  /** An image that samples ahead of the step want at the same time is encoded once. */
+  const underWay = new Map<string, Promise<Float32Array>>();
   return async ({ image }, crop) => {
     if (!store || crop) return compute(image, crop);
     const sha = createHash('sha256').update(image).digest();
@@ -133,10 +141,10 @@ export function featureReader(
       counts.verified += 1;
       return known;
     }
-    const features = await compute(image);
-    counts.computed += 1;
-    if (keep()) store.put(sha, features);
-    return features;
+    const name = sha.toString('base64');
+    const encoding = underWay.get(name) ?? encode(image, sha).finally(() => underWay.delete(name));
+    underWay.set(name, encoding);
+    return encoding;
   };
 }
 

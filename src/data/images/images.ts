@@ -82,9 +82,17 @@ export async function preprocess(
   const native = findNative();
   if (!native) return normalise(resizeBicubic(cropImage(toRgb(samples), box), size, size), mean, std);
   return native.resizeNormalise({
-    ...{ data, width, height, layout: LAYOUTS[layout] },
-    ...{ left: box.left, top: box.top, boxWidth: box.width, boxHeight: box.height },
-    ...{ size, levels: levelsOfChannels(mean, std), wide: true },
+    data,
+    width,
+    height,
+    layout: LAYOUTS[layout],
+    left: box.left,
+    top: box.top,
+    boxWidth: box.width,
+    boxHeight: box.height,
+    size,
+    levels: levelsOfChannels(mean, std),
+    wide: true,
   });
 }
 
@@ -96,7 +104,11 @@ async function decodeSamples(bytes: Uint8Array): Promise<Samples> {
     const { layout } = header.frame ?? (await readFrame(bytes));
     return { ...(await readPixels(bytes, layout)), layout };
   } catch (cause) {
-    throw cause instanceof BadImage ? cause : new BadImage(shortReason(cause), { cause });
+    if (cause instanceof BadImage) throw cause;
+    // Not libvips' own words: those change with what else goes wrong in the process, and ledgers must not
+    const isLarge = cause instanceof Error && /limit/i.test(cause.message); // of pixels, libvips' or a codec's own
+    const fault = isLarge ? `of more than ${MAX_PIXELS / 1e6} megapixels` : 'damaged or cut short';
+    throw new BadImage(`${header.format} ${fault}`, { cause });
   }
 }
 
@@ -184,9 +196,4 @@ function normalisedLevels(mean: number | undefined, std: number | undefined): Fl
     levels[level] = Math.fround(Math.fround(level / 255) - Math.fround(mean)) / Math.fround(std);
   }
   return levels;
-}
-
-function shortReason(cause: unknown): string {
-  const message = cause instanceof Error ? cause.message : String(cause);
-  return message.split('\n')[0]?.slice(0, 120) ?? 'unreadable';
 }

@@ -3,10 +3,10 @@
  * journal in it says what is packed and how far it is, so that the same command goes on after a kill.
  */
 
-import { open, mkdir, readFile, readdir, rename, rm, stat } from 'node:fs/promises';
+import { mkdir, readFile, readdir, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { UserError } from '../../errors.js';
-import { fileError, writeFileWhole } from '../../files.js';
+import { fileError, syncFolder, writeFileWhole } from '../../files.js';
 import { isRecord } from '../importers/source.js';
 import { MANIFEST_FILE, type ShardManifest } from '../shards/manifest.js';
 import { writeManifest, type WrittenShard } from '../shards/shardWriter.js';
@@ -205,14 +205,4 @@ async function exists(path: string): Promise<boolean> {
     () => true,
     () => false,
   );
-}
-
-/** Puts a folder's entries on disk, so that a rename in it survives a power cut. */
-async function syncFolder(folder: string): Promise<void> {
-  const handle = await open(folder, 'r');
-  try {
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
 }

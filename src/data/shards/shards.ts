@@ -101,6 +101,11 @@ export class ShardSet {
     return last === undefined ? 0 : last.firstRow + last.rows;
   }
 
+  /** Rows of each shard, in row order. */
+  get shardRows(): readonly number[] {
+    return this.shards.map(({ rows }) => rows);
+  }
+
   /** The shard files in row order; addresses without their secrets. */
   get paths(): readonly string[] {
     return this.shards.map((shard) => shard.file.name);

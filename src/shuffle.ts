@@ -1,0 +1,42 @@
+/** `minigpt4 inspect --shuffle`: how well each order mixes the shards of a set, in lines of text. */
+import type { Order } from './data/order/order.js';
+import { shuffleQuality } from './data/order/shuffleQuality.js';
+import { ShardSet } from './data/shards/shards.js';
+
+/** What is measured. */
+export interface ShuffleOptions {
+  /** Rows that order `local` mixes with each other. */
+  readonly window: number;
+  readonly batchSize: number;
+}
+
+const SEED = 0; // quality is a property of the order; another seed moves its last digit
+
+/**
+ * Measures the orders of `data.order` on a set, from its numbers of rows alone: no row is read.
+ *
+ * @param place a folder of shards, a shard, or an address
+ * @throws UserError if the set cannot be opened
+ */
+export async function shuffleLines(place: string, { window, batchSize }: ShuffleOptions): Promise<string[]> {
+  const set = await ShardSet.open(place);
+  const { shardRows, rows } = set;
+  set.close();
+  const kinds: Order['kind'][] = ['shuffle', 'local', 'replacement'];
+  const measured = kinds.map((kind) => shuffleQuality({ kind, window }, SEED, shardRows, batchSize));
+  const full = measured[0]?.neighbourEntropy ?? 0;
+  const lines = kinds.map((kind, i) => {
+    const { neighbourEntropy = 0, shardsPerBatch = 0, drift = 0 } = measured[i] ?? {};
+    const share = full > 0 ? `${((100 * neighbourEntropy) / full).toFixed(1)} %` : '–';
+    const cells = [neighbourEntropy.toFixed(3), share, shardsPerBatch.toFixed(2), drift.toFixed(3)];
+    const name = kind === 'local' ? `local, window ${window}` : kind;
+    return `  ${name.padEnd(22)}${cells.map((cell) => cell.padStart(15)).join('')}`;
+  });
+  const heads = ['entropy, bits', 'of a shuffle', 'shards a batch', 'drift'];
+  return [
+    `${rows} rows in ${shardRows.length} shards; first ${measured[0]?.samples ?? 0} samples, batches of ${batchSize}`,
+    `  ${'data.order'.padEnd(22)}${heads.map((head) => head.padStart(15)).join('')}`,
+    ...lines,
+    'entropy: of the shard of a sample, when that of the sample before is known; drift: rank correlation of place and row',
+  ];
+}
