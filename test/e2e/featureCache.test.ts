@@ -123,7 +123,7 @@ describe('FeatureStore', () => {
     const folder = join(root, 'processes');
     const writer = (from: number): string => `
       import { createHash } from 'node:crypto';
-      import { FeatureStore } from ${JSON.stringify(pathToFileURL(join(ROOT, 'dist/data/featureStore.js')).href)};
+      import { FeatureStore } from ${JSON.stringify(pathToFileURL(join(ROOT, 'dist/data/features/featureStore.js')).href)};
       const store = await FeatureStore.open(${JSON.stringify(folder)}, { key: 'abc', shape: [5, 3] });
       for (let i = ${from}; i < ${from} + 2000; i++) {
         store.put(createHash('sha256').update(String(i)).digest(), new Float32Array(15).fill(i));
