@@ -1,7 +1,7 @@
 /**
- * `npm test`: sets everything up, runs the unit tests and those of parity two files at a time and the end-to-end tests one
- * at a time (each holds a whole model), and ends with the line `N passed, N failed, N skipped`. `--unit` runs the unit
- * tests alone; other arguments go to vitest.
+ * `npm test`: sets everything up, runs the unit tests, those of parity and the end-to-end tests on tiny models two files at a
+ * time, then those that use all cores or measure times one by one (test/e2e/alone), and ends with the line
+ * `N passed, N failed, N skipped`. `--unit` runs the unit tests alone; other arguments go to vitest.
  */
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
@@ -21,7 +21,8 @@ interface Report {
 const SUITES = {
   unit: ['--exclude', 'test/e2e/**', '--exclude', 'test/parity/**', '--maxWorkers', '2'],
   parity: ['test/parity/', '--maxWorkers', '2', '--passWithNoTests'],
-  e2e: ['test/e2e/', '--maxWorkers', '1', '--passWithNoTests'],
+  e2e: ['test/e2e/', '--exclude', 'test/e2e/alone/**', '--maxWorkers', '2', '--passWithNoTests'],
+  alone: ['test/e2e/alone/', '--maxWorkers', '1', '--passWithNoTests'],
 };
 const given = process.argv.slice(2);
 const unitOnly = given.includes('--unit');

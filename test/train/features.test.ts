@@ -121,6 +121,18 @@ describe('featureReader', () => {
     expect(new Set(first.map(([value]) => value)).size).toBe(20);
   });
 
+  it('encodes an image once that several samples want at the same time, and fails for all of them', async () => {
+    const read = featureReader(encoder, store, { workers: 2 });
+    const [one] = pairs as [ImageTextPair];
+    const wanted = await Promise.all(Array.from({ length: 5 }, () => read(one)));
+    expect(encoded).toBe(1);
+    expect(new Set(wanted.map(([value]) => value)).size).toBe(1);
+    const broken = { ...one, image: one.image.slice(0, 40) };
+    const failed = await Promise.allSettled([read(broken), read(broken), read(one)]);
+    expect(failed.map(({ status }) => status)).toEqual(['rejected', 'rejected', 'fulfilled']);
+    await expect(read(broken)).rejects.toThrow(); // not remembered
+  });
+
   it('uses what is there and keeps nothing while it is not to keep', async () => {
     let keeps = true;
     const read = featureReader(encoder, store, { workers: 1, keep: () => keeps });

@@ -1,13 +1,15 @@
-/** Which set and which question the samples of a step come from. */
+/** Which set and which question the samples of a step come from, whoever reads them. */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { parseConfig } from '../../src/config/load.js';
 import type { Config } from '../../src/config/schema.js';
+import { BadImage } from '../../src/data/images/images.js';
 import { BadSampleLedger } from '../../src/data/ledger.js';
 import { Prompter } from '../../src/model/conversation/prompt.js';
 import { loadTokenizer, type Tokenizer } from '../../src/model/tokenizer/tokenizer.js';
+import type { FeatureReader } from '../../src/train/features.js';
 import { openSources, Samples, type Sample } from '../../src/train/samples.js';
 import { writeTinyShards } from '../helpers/tinyFolders.js';
 
@@ -25,11 +27,11 @@ beforeAll(async () => {
 });
 afterAll(() => rmSync(scratch, { recursive: true }));
 
-function configOf(draw: 'sample' | 'batch'): Config {
+function configOf(draw: 'sample' | 'batch', data: object = {}): Config {
   const train = WEIGHTS.map((weight, set) => ({ shards: join(scratch, `set${set}`), weight }));
   return parseConfig(
     JSON.stringify({
-      data: { train, draw, captions: 'verbatim' },
+      data: { train, draw, captions: 'verbatim', ...data },
       prompt: { template: '{} Answer: ', questions: ['a <ImageHere>', 'b <ImageHere>', 'c <ImageHere>'] },
       train: {
         stage: 'finetune',
@@ -105,4 +107,48 @@ describe('drawn for each sample', () => {
     expect(drawn.some((batch) => new Set(batch.map(({ question }) => question)).size > 1)).toBe(true);
     expect(drawn.flat().filter(({ set }) => set === 0)).toHaveLength(120);
   });
+});
+
+describe('read by several ranks', () => {
+  const POSITIONS = 160;
+
+  /** What one rank reads with readers of its own, the last first: each position with what the model would get of it. */
+  async function readAs(rank: number, ranks: number, data: object): Promise<[number, string][]> {
+    const config = configOf('sample', data);
+    const sources = await openSources(config);
+    const ledger = await BadSampleLedger.open(join(scratch, `ledger${rank}.jsonl`), { maxBadFraction: 1 });
+    const features: FeatureReader = ({ id }, crop) =>
+      id.endsWith('3')
+        ? Promise.reject(new BadImage('JPEG damaged or cut short'))
+        : Promise.resolve(Float32Array.from(Object.values(crop?.(640, 480) ?? {})));
+    const samples = new Samples(sources, features, new Prompter(tokenizer, config.prompt), config, ledger);
+    const read: [number, string][] = [];
+    for (let position = POSITIONS - 1; position >= 0; position--) {
+      if (position % ranks !== rank) continue;
+      const { pair, place, example, features } = await samples.at(position, 0);
+      read.push([position, JSON.stringify([pair.id, place, example, [...features]])]);
+    }
+    for (const { shards } of sources) shards.close();
+    return read;
+  }
+
+  async function readBy(ranks: number, data: object): Promise<string[]> {
+    const parts = await Promise.all(Array.from({ length: ranks }, (_, rank) => readAs(rank, ranks, data)));
+    return parts
+      .flat()
+      .sort(([a], [b]) => a - b)
+      .map(([, sample]) => sample);
+  }
+
+  it.each(['shuffle', 'local', 'replacement'])(
+    'the global batches are those of one, bad samples and crops included, in the order %s',
+    async (order) => {
+      const data = { order, window: 256, transform: 'random-crop' };
+      const one = await readBy(1, data);
+      expect(new Set(one).size).toBeGreaterThan(100);
+      expect(one.some((sample) => sample.startsWith('["tiny-3"'))).toBe(false); // it was bad, and is replaced
+      expect(await readBy(2, data)).toEqual(one);
+      expect(await readBy(4, data)).toEqual(one);
+    },
+  );
 });

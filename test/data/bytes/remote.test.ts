@@ -14,7 +14,7 @@ import {
 } from '../../../src/data/bytes/remoteRequest.js';
 import { ShardSet } from '../../../src/data/shards/shards.js';
 import { writeShards } from '../../../src/data/shards/shardWriter.js';
-import { UserError } from '../../../src/errors.js';
+import { failure } from '../../helpers/failure.js';
 import { answerWith, FileServer, type Fault } from '../../helpers/fileServer.js';
 
 const impatient: RemoteOptions = { attempts: 4, firstWaitMs: 1, silenceMs: 5000 };
@@ -51,15 +51,6 @@ beforeEach(async () => {
 afterEach(() => server.stop());
 
 const openSet = (path = '/set', options = impatient) => ShardSet.open(server.at(path), options);
-
-async function failure(work: Promise<unknown>): Promise<string> {
-  const error: unknown = await work.then(
-    () => 'no error',
-    (caught: unknown) => caught,
-  );
-  expect(error).toBeInstanceOf(UserError);
-  return (error as UserError).message;
-}
 
 describe('a set behind http', () => {
   it.each(['/set', '/set/', '/set/manifest.json'])(

@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { UserError } from '../../../src/errors.js';
+import { failure } from '../../helpers/failure.js';
 import type { ImageTextPair } from '../../../src/data/pairs.js';
 import { writeShards } from '../../../src/data/shards/shardWriter.js';
 import { ShardSet } from '../../../src/data/shards/shards.js';
@@ -59,15 +60,6 @@ function expectPairsOrError(result: unknown): void {
   }
   expect(result.length).toBeGreaterThan(0);
   expect(result.length).toBeLessThanOrEqual(10);
-}
-
-async function failure(work: Promise<unknown>): Promise<string> {
-  const error: unknown = await work.then(
-    () => 'no error',
-    (caught: unknown) => caught,
-  );
-  expect(error).toBeInstanceOf(UserError);
-  return (error as UserError).message;
 }
 
 describe('files that pyarrow wrote', () => {

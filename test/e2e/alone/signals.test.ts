@@ -3,8 +3,8 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { packEmoji } from '../../src/data/importers/emoji.js';
-import { MINIGPT4, start } from './commands.js';
+import { packEmoji } from '../../../src/data/importers/emoji.js';
+import { MINIGPT4, start } from '../commands.js';
 
 let root: string;
 beforeAll(async () => {

@@ -15,7 +15,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { ROOT, run } from './commands.js';
+import { ROOT, run } from '../commands.js';
 
 const MINUTES = 60_000;
 let root: string;

@@ -1,6 +1,6 @@
 /** `minigpt4 doctor` on the machine that runs the tests: the products are really measured. */
 import { expect, it } from 'vitest';
-import { examine } from '../../src/setup/doctor.js';
+import { examine } from '../../../src/setup/doctor.js';
 
 it('measures both precisions where TensorFlow is set up', { timeout: 120_000 }, async () => {
   const { facts, ready } = await examine();
