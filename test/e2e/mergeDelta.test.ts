@@ -9,7 +9,7 @@ import { describe, expect, it } from 'vitest';
 import { float32ToFloat16 } from '../../src/tensorflow/halfFloats.js';
 import { addTokenizer, copyFixture, writeLlama } from '../model/delta/deltaFixture.js';
 import { temporaryFolder } from '../model/weights/weightsFixture.js';
-import { isBuilt, minigpt4 } from './builtCli.js';
+import { isBuilt, minigpt4 } from '../cli/builtCli.js';
 
 const command = (base: string, delta: string, out: string): string[] => {
   return ['merge-delta', '--base', base, '--delta', delta, '--out', out];

@@ -11,7 +11,7 @@ import { writeSafetensors } from '../../src/model/weights/safetensors.js';
 import { randomNormal } from '../helpers/random.js';
 import { tinyConfig, tinyPicture, writeTinyModels } from '../helpers/tinyFolders.js';
 import { TINY_LLAMA, TINY_VIT } from '../helpers/tinyModels.js';
-import { isBuilt, minigpt4 } from './builtCli.js';
+import { isBuilt, minigpt4 } from '../cli/builtCli.js';
 
 let root: string;
 let common: string[];
