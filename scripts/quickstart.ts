@@ -6,7 +6,7 @@
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 
-import type { Evaluation } from '../src/evaluate/run.js';
+import type { Evaluation } from '../src/evaluate/evaluation.js';
 import { summaryLines } from '../src/evaluate/summary.js';
 
 const PRETRAIN = {

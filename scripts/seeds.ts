@@ -5,7 +5,7 @@
  */
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
-import type { Evaluation } from '../src/evaluate/run.js';
+import type { Evaluation } from '../src/evaluate/evaluation.js';
 
 const CONFIG = 'configs/quickstart/stage1.yaml';
 const given = process.argv.slice(2).map(Number);

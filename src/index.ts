@@ -51,12 +51,8 @@ export type { PackProgress } from './data/packing/packPairs.js';
 export { ShardSet, type ShardFormat, type ShardRow, type VerifyOptions } from './data/shards/shards.js';
 export { writeShards, type WriteShardsOptions } from './data/shards/shardWriter.js';
 export { UserError } from './errors.js';
-export {
-  runEvaluation,
-  type Evaluation,
-  type EvaluationEvents,
-  type EvaluationOptions,
-} from './evaluate/run.js';
+export type { Evaluation } from './evaluate/evaluation.js';
+export { runEvaluation, type EvaluationEvents, type EvaluationOptions } from './evaluate/run.js';
 export { inspectPath, type InspectOptions } from './inspect.js';
 export { ChatSession } from './model/conversation/chat.js';
 export {
@@ -82,11 +78,5 @@ export { mergeDelta, type MergeDeltaOptions, type MergedModel } from './mergeDel
 export { shuffleLines, type ShuffleOptions } from './shuffle.js';
 export { exportProjection, type ExportOptions, type ExportResult } from './train/export.js';
 export { loadProjection } from './train/start.js';
-export {
-  Interrupted,
-  train,
-  type StepReport,
-  type TrainEvents,
-  type TrainOptions,
-  type TrainResult,
-} from './train/train.js';
+export type { StepReport, TrainEvents, TrainOptions, TrainResult } from './train/options.js';
+export { Interrupted, train } from './train/train.js';

@@ -2,7 +2,7 @@
 import sharp from 'sharp';
 import type { Config } from '../config/schema.js';
 import { Prompter } from '../model/conversation/prompt.js';
-import type { EvaluationContext } from '../train/train.js';
+import type { EvaluationContext } from '../train/options.js';
 import { writeTexts } from './captions.js';
 import { readHeldOut, type HeldOutItem, type HeldOutSet } from './heldOut.js';
 import { measureGap } from './run.js';

@@ -3,7 +3,7 @@ import sharp from 'sharp';
 import type { Config } from '../config/schema.js';
 import { writeFileWhole } from '../files.js';
 import type { HeldOutSet } from './heldOut.js';
-import type { Evaluation } from './run.js';
+import type { Evaluation } from './evaluation.js';
 import { failureRate } from './summary.js';
 
 /** Edge of a picture on the page, device pixels at double density. */

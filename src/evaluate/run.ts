@@ -18,6 +18,7 @@ import { loadProjection } from '../train/start.js';
 import { sharesWord, writeTexts, writtenCaption, type WrittenCaption } from './captions.js';
 import { readHeldOut, tokenLosses, type HeldOutSet } from './heldOut.js';
 import { contentTokens, imageGap, rotations, type ImageGap } from './imageGap.js';
+import type { Evaluation } from './evaluation.js';
 import { writeReport } from './report.js';
 import { chance, likelihoods, rank, type RetrievalChance, type RetrievalResult } from './retrieval.js';
 import { summaryLines } from './summary.js';
@@ -37,20 +38,6 @@ export interface EvaluationOptions {
   /** Folder of report.html and evaluation.json. */
   readonly out: string;
   readonly events?: EvaluationEvents;
-}
-
-/** All figures of one evaluation, as evaluation.json holds them. */
-export interface Evaluation {
-  readonly stage: 'pretrain' | 'finetune';
-  readonly from: string;
-  readonly items: number;
-  readonly skipped: number;
-  readonly precision: string;
-  readonly gap: ImageGap;
-  readonly retrieval?: { readonly results: readonly RetrievalResult[]; readonly chance: RetrievalChance };
-  readonly captions: readonly WrittenCaption[];
-  /** The same pictures' captions compared with the next picture's words: what chance shares. */
-  readonly sharesWordByChance?: number;
 }
 
 /** Evaluates and writes `report.html` and `evaluation.json`. @throws UserError as the parts do */

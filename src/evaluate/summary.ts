@@ -1,6 +1,6 @@
 /** An evaluation as the lines that a terminal shows, chance beside every figure that has one. */
 import type { Failure } from './captions.js';
-import type { Evaluation } from './run.js';
+import type { Evaluation } from './evaluation.js';
 
 const FAILURES: readonly Failure[] = ['empty', 'repetitive', 'unfinished', 'off-prompt'];
 

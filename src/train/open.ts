@@ -26,7 +26,7 @@ import {
 } from './features.js';
 import { openSources, Samples } from './samples.js';
 import { startProjection } from './start.js';
-import type { TrainOptions } from './train.js';
+import type { TrainOptions } from './options.js';
 
 /** What a training run works with. */
 export interface TrainingParts {

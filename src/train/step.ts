@@ -13,6 +13,14 @@ export interface StepGradients extends MeanGradients {
   readonly samples: readonly Sample[];
 }
 
+/** What became of a step. */
+export interface AppliedStep {
+  /** Norm of the mean gradient, before it was clipped. */
+  readonly gradNorm: number;
+  /** Why the weights were not moved; undefined: they were. */
+  readonly fault: string | undefined;
+}
+
 /** A micro-batch, and the samples it was made of. */
 export interface Unit {
   readonly batch: MicroBatch;
@@ -56,7 +64,7 @@ export function applyStep(
   training: Training,
   { loss, mean, samples }: StepGradients,
   lr: number,
-): { gradNorm: number; fault: string | undefined } {
+): AppliedStep {
   const { config, ledger } = training.parts;
   const gradNorm = clipGradNorm(Object.values(mean), config.train.maxGradNorm);
   const fault = training.guard.judge(loss, gradNorm);

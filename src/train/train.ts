@@ -3,14 +3,13 @@
  * result is a function of (configuration, data, step); so a run that was killed ends as the one that was not.
  */
 import type { Config } from '../config/schema.js';
-import type { MiniGpt4, ModelFolders } from '../model/miniGpt4.js';
 import type { Projection } from '../model/projection.js';
 import { mixtureReport } from './mixtureReport.js';
 import { openTraining, type Training } from './open.js';
+import type { TrainOptions, TrainResult } from './options.js';
 import { preflight } from './preflight.js';
 import type { Run } from './run.js';
 import { UserError } from '../errors.js';
-import type { FeatureReader } from './features.js';
 import { learningRate, scheduleOf } from './schedule.js';
 import {
   applyStep,
@@ -19,56 +18,9 @@ import {
   readAhead,
   StepClock,
   stepGradients,
+  type AppliedStep,
   type StepGradients,
 } from './step.js';
-
-/** What a run tells whoever watches it; the run itself prints nothing. */
-export interface TrainEvents {
-  /** What is frozen, what trains, where it resumes: lines worth reading. */
-  readonly note?: (text: string) => void;
-  /** A part is being loaded: share done, 0…1. */
-  readonly loading?: (part: string, done: number) => void;
-  /** After each step. */
-  readonly step?: (report: StepReport) => void;
-}
-
-/** Where the run stands after a step. */
-export interface StepReport {
-  /** Steps taken, 1…steps. */
-  readonly step: number;
-  readonly steps: number;
-  /** Mean loss of the step's target tokens, nats. */
-  readonly loss: number;
-}
-
-/** How a run is started. */
-export interface TrainOptions {
-  readonly folders: ModelFolders;
-  /** Refuse to resume. */
-  readonly fresh?: boolean;
-  readonly events?: TrainEvents;
-  /** Called every `train.evalEvery` steps; what it returns is logged. Given by the caller: evaluation stands above training. */
-  readonly evaluate?: (context: EvaluationContext) => Promise<Readonly<Record<string, number>>>;
-  /** When it aborts, the last whole step is saved at once, also in the middle of a step, and `train` rejects with `Interrupted`. */
-  readonly signal?: AbortSignal;
-}
-
-/** What an evaluation during training works with. */
-export interface EvaluationContext {
-  readonly step: number;
-  readonly model: MiniGpt4;
-  readonly projection: Projection;
-  /** The run's own, so that held-out pictures share its cache. */
-  readonly features: FeatureReader;
-  readonly run: Run;
-}
-
-/** How a run ended. */
-export interface TrainResult {
-  /** Folder of the last checkpoint. */
-  readonly checkpoint: string;
-  readonly step: number;
-}
 
 /** The run was interrupted; its state is saved in `checkpoint`. */
 export class Interrupted extends Error {
@@ -117,25 +69,17 @@ async function loop(
     signal?.throwIfAborted();
     // From here to the end of the step nothing is awaited: an interruption finds whole steps only.
     const lr = learningRate(training.step, schedule);
-    const { gradNorm, fault } = applyStep(training, gradients, lr);
+    const applied = applyStep(training, gradients, lr);
 
     const { step } = training;
-    const { loss, targetTokens } = gradients;
     const times = clock.metrics(batchSize);
     spent.stepMs += times['time/step_ms'];
     spent.dataMs += times['time/data_ms'];
-    if (fault !== undefined || step % logEvery === 0 || step === 1 || step === steps) {
-      run.log(step, {
-        'train/loss': loss,
-        'train/lr': lr,
-        'train/grad_norm': gradNorm,
-        'train/target_tokens': targetTokens,
-        ...(fault !== undefined && { 'train/skipped': 1 }),
-        ...times,
-      });
-    }
-    events.step?.({ step, steps, loss });
-    if (fault !== undefined) note(`step ${step} was not applied: ${fault}; its samples are in ledger.jsonl`);
+    if (applied.fault !== undefined || step % logEvery === 0 || step === 1 || step === steps)
+      run.log(step, { ...stepMetrics(gradients, applied, lr), ...times });
+    events.step?.({ step, steps, loss: gradients.loss });
+    if (applied.fault !== undefined)
+      note(`step ${step} was not applied: ${applied.fault}; its samples are in ledger.jsonl`);
     if (training.guard.mustStop) await stop(training, gradients);
     if (evaluate && evalEvery > 0 && step % evalEvery === 0)
       run.log(step, await evaluate({ step, model, projection, features, run }));
@@ -145,6 +89,20 @@ async function loop(
     }
   }
   return spent.stepMs > 0 ? spent.dataMs / spent.stepMs : undefined;
+}
+
+function stepMetrics(
+  { loss, targetTokens }: StepGradients,
+  { gradNorm, fault }: AppliedStep,
+  lr: number,
+): Record<string, number> {
+  return {
+    'train/loss': loss,
+    'train/lr': lr,
+    'train/grad_norm': gradNorm,
+    'train/target_tokens': targetTokens,
+    ...(fault !== undefined && { 'train/skipped': 1 }),
+  };
 }
 
 /** Says where the time and the samples went. @param waited share of the steps' time that data was waited for */

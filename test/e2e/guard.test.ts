@@ -7,7 +7,8 @@ import { parseConfig } from '../../src/config/load.js';
 import type { SkippedStep } from '../../src/data/ledger.js';
 import { UserError } from '../../src/errors.js';
 import { LanguageModel, type MicroBatch } from '../../src/model/language/languageModel.js';
-import { Interrupted, train, type TrainOptions } from '../../src/train/train.js';
+import { Interrupted, train } from '../../src/train/train.js';
+import type { TrainOptions } from '../../src/train/options.js';
 import { tinyConfig, writeTinyModels, writeTinyShards } from '../helpers/tinyFolders.js';
 import { sha256 } from './commands.js';
 

@@ -17,7 +17,8 @@ import { Prompter } from '../../src/model/conversation/prompt.js';
 import { openMiniGpt4, type MiniGpt4 } from '../../src/model/miniGpt4.js';
 import { featureReader } from '../../src/train/features.js';
 import { openSources, Samples } from '../../src/train/samples.js';
-import { train, type TrainOptions } from '../../src/train/train.js';
+import { train } from '../../src/train/train.js';
+import type { TrainOptions } from '../../src/train/options.js';
 import { largestDifference } from '../helpers/compare.js';
 import { tinyConfig, writeTinyModels } from '../helpers/tinyFolders.js';
 
