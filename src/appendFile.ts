@@ -2,10 +2,10 @@
 import { closeSync, fsyncSync, openSync, writeSync } from 'node:fs';
 
 import { UserError } from './errors.js';
-import { fileError } from './files.js';
+import { fileError, hasCode } from './files.js';
 
 /** Troubles that pass: somebody frees space, or mounts the disk again. */
-const PASSING = new Set(['ENOSPC', 'EDQUOT', 'EROFS']);
+const PASSING = ['ENOSPC', 'EDQUOT', 'EROFS'];
 /** Bytes that wait in memory at most; a line of metrics has some 200. */
 const MAX_WAITING = 64 * 2 ** 20;
 
@@ -18,6 +18,7 @@ export class AppendFile {
   #handle: number | undefined;
   #waiting: Uint8Array[] = [];
   #waitingBytes = 0;
+  #closed = false;
 
   /** Nothing is opened yet: the file is made with its first record. */
   constructor(path: string) {
@@ -33,14 +34,16 @@ export class AppendFile {
    * Appends a record, which must not be changed afterwards.
    *
    * @throws UserError if the file cannot be written for another reason than space, or too much waits already
+   * @throws Error after `close`: it may be another process's by then
    */
   write(record: Uint8Array): void {
+    if (this.#closed) throw new Error(`${this.#path}: is closed`);
     this.#waiting.push(record);
     this.#waitingBytes += record.length;
     try {
       this.#drain();
     } catch (error) {
-      if (!isPassing(error)) throw fileError(this.#path, error);
+      if (!hasCode(error, ...PASSING)) throw fileError(this.#path, error);
       if (this.#waitingBytes > MAX_WAITING)
         throw new UserError(
           `${this.#path}: could not be written for so long that ${this.#waitingBytes} bytes wait in memory (free some space, then run the same command again)`,
@@ -65,6 +68,7 @@ export class AppendFile {
 
   /** Writes what waits, if that is possible, and closes the file. */
   close(): void {
+    this.#closed = true;
     try {
       this.#drain();
     } catch {
@@ -93,8 +97,4 @@ export class AppendFile {
     if (this.#handle !== undefined) closeSync(this.#handle);
     this.#handle = undefined;
   }
-}
-
-function isPassing(error: unknown): boolean {
-  return error instanceof Error && 'code' in error && PASSING.has(String(error.code));
 }

@@ -21,6 +21,13 @@ const FAULTS: Readonly<Record<string, string>> = {
   EISDIR: 'is a folder, not a file (check the path)',
   EEXIST: 'exists already (delete it, or choose another place)',
   ENOTEMPTY: 'exists already and is not empty (delete it, or choose another place)',
+  EIO: 'the disk failed (look into the system log; the same command goes on where it can)',
+  ESTALE: 'the network disk has lost it (mount it again)',
+  ETIMEDOUT: 'the network disk did not answer (check it)',
+  EMFILE: 'too many files are open (raise the limit with ulimit -n, or take fewer workers)',
+  ENFILE: 'too many files are open on this machine (close other programs)',
+  ELOOP: 'its links lead in a circle (check the path)',
+  ENAMETOOLONG: 'the name is too long (choose a shorter one)',
 };
 
 /**
@@ -32,6 +39,11 @@ export function fileError(path: string, error: unknown): unknown {
   if (!(error instanceof Error) || !('code' in error)) return error;
   const fault = FAULTS[String(error.code)];
   return fault === undefined ? error : new UserError(`${path}: ${fault}`, { cause: error });
+}
+
+/** Whether something thrown is a system error of one of these codes, such as ENOENT. */
+export function hasCode(error: unknown, ...codes: readonly string[]): boolean {
+  return error instanceof Error && 'code' in error && codes.includes(String(error.code));
 }
 
 /**

@@ -8,7 +8,7 @@ import { copyFile, link, readFile, rename, rm, writeFile } from 'node:fs/promise
 import { hostname } from 'node:os';
 
 import { UserError } from './errors.js';
-import { fileError } from './files.js';
+import { fileError, hasCode } from './files.js';
 
 /** A held lock. */
 export interface Lock {
@@ -73,8 +73,7 @@ async function linkOrCopy(from: string, to: string): Promise<void> {
   try {
     await link(from, to);
   } catch (error) {
-    if (!['EPERM', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS', 'EMLINK'].some((code) => hasCode(error, code)))
-      throw error;
+    if (!hasCode(error, 'EPERM', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS', 'EMLINK')) throw error;
     await copyFile(from, to, constants.COPYFILE_EXCL);
   }
 }
@@ -149,21 +148,21 @@ function isAlive({ pid, started }: Owner): boolean {
     if (!hasCode(error, 'EPERM')) return false; // EPERM: it is there, and somebody else's
   }
   const now = startOf(pid);
-  return started === '' || now === '' || now === started;
+  return now !== DEAD && (started === '' || now === '' || now === started);
 }
 
-/** Boot id and field 22 of /proc/PID/stat (start time in ticks since boot); empty where there is no /proc. */
+/** Of a process that has ended but is still listed, as its parent has not asked how it ended. */
+const DEAD = 'dead';
+
+/** Boot id and field 22 of /proc/PID/stat (start time in ticks since boot), or `DEAD`; empty where there is no /proc. */
 function startOf(pid: number): string {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
     const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' '); // the name before may hold blanks; field 3 is first
+    if (['Z', 'X'].includes(fields[0] ?? '')) return DEAD;
     const boot = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
     return `${boot} ${fields[19] ?? ''}`;
   } catch {
     return '';
   }
-}
-
-function hasCode(error: unknown, code: string): boolean {
-  return error instanceof Error && 'code' in error && error.code === code;
 }

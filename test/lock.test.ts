@@ -1,7 +1,9 @@
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
@@ -49,6 +51,16 @@ describe('takeLock', () => {
     const results = await Promise.allSettled(Array.from({ length: 20 }, () => lockIt()));
     expect(results.filter(({ status }) => status === 'fulfilled')).toHaveLength(1);
     expect(readdirSync(folder)).toEqual(['run.lock']);
+  });
+
+  it('of a process that died, though its parent has not taken note of it, is taken over', async () => {
+    const parent = spawn('bash', ['-c', 'sleep 0.1 & echo $!; exec sleep 20']);
+    const [line] = (await once(parent.stdout, 'data')) as [Buffer];
+    const pid = Number(line);
+    while (!/\) Z /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'))) await sleep(5);
+    leave({ pid });
+    expect(await taken()).toBe(true);
+    parent.kill();
   });
 
   it('of a process that died is taken over, by one of many', async () => {

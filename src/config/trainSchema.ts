@@ -51,7 +51,7 @@ export const Guard = section(
       minimum: 0,
       default: 10,
       description:
-        'a step is not applied when its loss lies further above the median of the last steps than this many standard deviations (taken from their median deviation); 0: only when it is no number',
+        'a step is not applied when its loss is above twice the median of the last steps and further above it than this many standard deviations (taken from their median deviation), once half a window of them is known; 0: only when it is no number',
     }),
     window: count({
       minimum: 8,
@@ -106,7 +106,8 @@ export const Train = section(
     evalEvery: count({
       minimum: 0,
       default: 0,
-      description: 'steps between evaluations on data.heldOut, 0 = at the end only',
+      description:
+        'steps between evaluations on data.heldOut during the run, 0 = none; minigpt4 evaluate measures more when it has ended',
     }),
     saveEvery: count({
       default: 100,

@@ -6,7 +6,7 @@
 import { readFile } from 'node:fs/promises';
 import { AppendFile } from '../appendFile.js';
 import { UserError } from '../errors.js';
-import { fileError, writeFileWhole } from '../files.js';
+import { fileError, hasCode, writeFileWhole } from '../files.js';
 
 /** One sample that could not be used. */
 export interface BadSample {
@@ -40,8 +40,9 @@ export interface LedgerOptions {
 export class BadSampleLedger {
   private readonly file: AppendFile;
   private readonly known: Set<string>;
-  /** Of the samples, those that a step wanted. */
-  private inSteps: number;
+  private readonly byStep: Map<number, number>;
+  /** The last step that was checked, and the bad samples of all steps up to it. */
+  private checked = { step: 0, bad: 0 };
 
   private constructor(
     private readonly path: string,
@@ -50,7 +51,7 @@ export class BadSampleLedger {
   ) {
     this.file = new AppendFile(path);
     this.known = new Set(samples.map(placeOf));
-    this.inSteps = samples.filter(isInStep).length;
+    this.byStep = countBy(samples, ({ step = 0 }) => step);
   }
 
   /**
@@ -63,7 +64,7 @@ export class BadSampleLedger {
     { maxBadFraction, keepThroughStep = Infinity }: LedgerOptions,
   ): Promise<BadSampleLedger> {
     const text = await readFile(path, 'utf8').catch((cause: unknown) => {
-      if (cause instanceof Error && 'code' in cause && cause.code === 'ENOENT') return '';
+      if (hasCode(cause, 'ENOENT')) return '';
       throw fileError(path, cause);
     });
     const entries = text.split('\n').flatMap(parseLine);
@@ -73,22 +74,13 @@ export class BadSampleLedger {
     return new BadSampleLedger(path, maxBadFraction, kept.filter(isBadSample));
   }
 
-  /** Samples left out so far. */
-  get count(): number {
-    return this.samples.length;
-  }
-
-  /** Samples left out so far, by reason. */
-  get countsByReason(): ReadonlyMap<string, number> {
-    return countBy(this.samples, ({ reason }) => reason);
-  }
-
   /** Counts one bad sample and appends it to the file. One that its step met before counts once. */
   add(sample: BadSample): void {
     if (this.known.has(placeOf(sample))) return;
+    const { step = 0 } = sample;
     this.known.add(placeOf(sample));
     this.samples.push(sample);
-    if (isInStep(sample)) this.inSteps += 1;
+    this.byStep.set(step, (this.byStep.get(step) ?? 0) + 1);
     this.append(sample);
   }
 
@@ -112,19 +104,30 @@ export class BadSampleLedger {
   }
 
   /**
-   * Ends the run when too many samples were bad. The allowance is rounded up, so that one bad sample among the first few
-   * does not. What the run looks at before its first step (step 0: statistics, preflight) has a budget of its own, as it
-   * begins with the same samples.
+   * Ends the run when too many samples of the steps up to this one were bad. What was read ahead for later steps does not
+   * count yet, so that it does not depend on the order in which images are decoded whether a run ends.
    *
-   * @param good good samples before this one
-   * @param step that wants the sample
+   * @param good samples that the steps up to this one used
+   * @param step from 1; never below that of the call before
+   * @throws UserError as `requireFew` does
+   */
+  checkSteps(good: number, step: number): void {
+    let { step: last, bad } = this.checked;
+    while (last < step) bad += this.byStep.get(++last) ?? 0;
+    this.checked = { step: last, bad };
+    this.requireFew(good, bad, step);
+  }
+
+  /**
+   * Ends the run when too many samples were bad: more than `allowedBad`.
+   *
+   * @param step that wanted the last of them; 0 before the first
    * @throws UserError over the budget, with the counts, the worst shard and its commonest reason
    */
-  check(good: number, step: number): void {
-    const bad = step > 0 ? this.inSteps : this.samples.length - this.inSteps;
+  requireFew(good: number, bad: number, step: number): void {
     const total = good + bad;
-    if (bad <= Math.ceil(total * this.maxBadFraction)) return;
-    const counted = this.samples.filter((sample) => isInStep(sample) === step > 0);
+    if (bad <= allowedBad(total, this.maxBadFraction)) return;
+    const counted = this.samples.filter((sample) => (sample.step ?? 0) <= step);
     const [shard, inShard] = mostCommon(counted, (sample) => sample.shard);
     const [reason] = mostCommon(counted, (sample) => sample.reason);
     throw new UserError(
@@ -134,14 +137,18 @@ export class BadSampleLedger {
   }
 }
 
+/**
+ * Bad samples allowed among the first `total`: the fraction, three standard deviations of its count, and one. A set that is
+ * within the limit must not end a run because two of its bad samples happen to come first.
+ */
+export function allowedBad(total: number, fraction: number): number {
+  const expected = total * fraction;
+  return fraction === 0 ? 0 : expected + 3 * Math.sqrt(expected) + 1;
+}
+
 /** What makes two records one: the step, and the sample it met. */
 function placeOf({ step, shard, row }: BadSample): string {
   return JSON.stringify([step, shard, row]);
-}
-
-/** Whether a step wanted it, and not what comes before the first one. */
-function isInStep({ step = 0 }: BadSample): boolean {
-  return step > 0;
 }
 
 function parseLine(line: string): (BadSample | SkippedStep)[] {
@@ -171,8 +178,8 @@ function areTexts(...values: readonly unknown[]): boolean {
   return values.every((value) => typeof value === 'string');
 }
 
-function countBy(samples: readonly BadSample[], name: (sample: BadSample) => string): Map<string, number> {
-  const counts = new Map<string, number>();
+function countBy<Name>(samples: readonly BadSample[], name: (sample: BadSample) => Name): Map<Name, number> {
+  const counts = new Map<Name, number>();
   for (const sample of samples) counts.set(name(sample), (counts.get(name(sample)) ?? 0) + 1);
   return counts;
 }

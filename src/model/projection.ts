@@ -170,3 +170,8 @@ export function parameterCount(kind: ProjectionKind, sizes: readonly [number, nu
     .map((shape) => shape.reduce((a, b) => a * b, 1))
     .reduce((a, b) => a + b, 0);
 }
+
+/** Whether all trained weights are finite numbers. */
+export function isSound({ parameters }: Projection): boolean {
+  return Object.values(parameters).every((values) => values.every(Number.isFinite));
+}

@@ -2,12 +2,11 @@
  * Checkpoints: folders `checkpoints/step-00000500` of a run, each written whole: projection, optimizer and `state.json`
  * with the SHA-256 of both. A folder of that name is either complete or damaged by something other than a crash.
  */
-import { createHash } from 'node:crypto';
 import { readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname, extname, join } from 'node:path';
 
 import { UserError } from '../errors.js';
-import { fileError, writeFileWhole, writeFolderWhole } from '../files.js';
+import { fileError, sha256OfFile, writeFileWhole, writeFolderWhole } from '../files.js';
 import { parseState, type CheckpointState, type StoredState } from './checkpointState.js';
 import { readTensors, writeTensors, type NamedTensors } from './namedTensors.js';
 import { PROJECTION_ENDINGS } from './projectionFiles.js';
@@ -35,7 +34,9 @@ const OPTIMIZER_FILE = 'optimizer.safetensors';
 const METADATA = { format: 'pt' }; // what other readers of safetensors look for
 const STATE_FILE = 'state.json';
 const STEP_FOLDER = /^step-(\d{8,})$/;
-const LEFTOVER = /^\..*\.tmp$/; // as files.ts names what it writes
+const LEFTOVER = /^\.(.*)\.[^.]+\.tmp$/; // as files.ts names what it writes
+/** A checkpoint that was to be replaced by one of the same step; a crash in between leaves it so. */
+const REPLACED = /^\.(step-\d{8,})\.replaced\.tmp$/;
 
 /**
  * Writes a checkpoint, replacing one of the same step, then deletes the older ones that need not be kept. One save at a time.
@@ -51,7 +52,7 @@ export async function saveCheckpoint(
   { keep = 3, keepEvery = 0 }: { readonly keep?: number; readonly keepEvery?: number } = {},
 ): Promise<string> {
   const folder = join(checkpointsFolder(runFolder), `step-${String(step).padStart(8, '0')}`);
-  const replaced = join(checkpointsFolder(runFolder), `.${basename(folder)}.${process.pid}.old.tmp`);
+  const replaced = join(checkpointsFolder(runFolder), `.${basename(folder)}.replaced.tmp`);
   await writeFolderWhole(folder, async (temporary) => {
     await writeTensors(join(temporary, PROJECTION_FILE), projection, METADATA);
     await writeTensors(join(temporary, OPTIMIZER_FILE), optimizer, METADATA);
@@ -113,54 +114,54 @@ export async function stateBeside(file: string): Promise<StoredState | undefined
   return loadState(folder);
 }
 
-/** Removes what a process that died while saving has left. Only for the run's one live process (see lock.ts). */
-export async function removeLeftovers(runFolder: string): Promise<void> {
+/**
+ * Removes what a process that died while saving has left, and puts back a checkpoint that it was about to replace. Only for
+ * the run's one live process (see lock.ts).
+ *
+ * @param files of the run's folder that are written whole
+ */
+export async function removeLeftovers(runFolder: string, files: readonly string[] = []): Promise<void> {
   const folder = checkpointsFolder(runFolder);
-  for (const name of await namesIn(folder)) {
-    if (LEFTOVER.test(name)) await rm(join(folder, name), { recursive: true, force: true });
+  const names = await namesIn(folder);
+  for (const name of names.filter((name) => LEFTOVER.test(name))) {
+    const [, step = ''] = REPLACED.exec(name) ?? [];
+    if (step !== '' && !names.includes(step)) await rename(join(folder, name), join(folder, step));
+    else await rm(join(folder, name), { recursive: true, force: true });
+  }
+  for (const name of await namesIn(runFolder)) {
+    if (files.includes(LEFTOVER.exec(name)?.[1] ?? '')) await rm(join(runFolder, name), { force: true });
   }
 }
 
 async function hashes(folder: string): Promise<Record<string, string>> {
   const named = [PROJECTION_FILE, OPTIMIZER_FILE].map(
-    async (name) => [name, await sha256(join(folder, name))] as const,
+    async (name) => [name, await sha256OfFile(join(folder, name))] as const,
   );
   return Object.fromEntries(await Promise.all(named));
 }
 
 async function loadState(folder: string): Promise<StoredState> {
   const file = join(folder, STATE_FILE);
-  return parseState((await readBytes(file)).toString(), file);
+  const text = await readFile(file, 'utf8').catch((error: unknown) => {
+    throw fileError(file, error);
+  });
+  return parseState(text, file);
 }
 
 async function verify(folder: string, name: string, state: StoredState): Promise<void> {
   const file = join(folder, name);
   const expected = state.sha256[name] ?? 'none recorded';
-  const got = await sha256(file);
+  const got = await sha256OfFile(file);
   if (got === expected) return;
   const advice = 'delete this checkpoint folder to go on from the one before it';
   throw new UserError(`${file}: is damaged: SHA-256 must be ${expected}, got ${got} (${advice})`);
-}
-
-async function sha256(file: string): Promise<string> {
-  return createHash('sha256')
-    .update(await readBytes(file))
-    .digest('hex');
-}
-
-async function readBytes(file: string): Promise<Buffer> {
-  try {
-    return await readFile(file);
-  } catch (error) {
-    throw fileError(file, error);
-  }
 }
 
 async function deleteOld(runFolder: string, keep: number, keepEvery: number): Promise<void> {
   const folders = await checkpointFolders(runFolder);
   for (const folder of folders.slice(0, Math.max(0, folders.length - keep))) {
     if (keepEvery > 0 && stepOf(folder) % keepEvery === 0) continue;
-    const doomed = join(checkpointsFolder(runFolder), `.${basename(folder)}.${process.pid}.old.tmp`);
+    const doomed = join(checkpointsFolder(runFolder), `.${basename(folder)}.old.tmp`);
     await rename(folder, doomed); // so that a crash while deleting leaves no half checkpoint
     await rm(doomed, { recursive: true, force: true });
   }

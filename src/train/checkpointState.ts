@@ -23,6 +23,8 @@ const State = Type.Object({
   guard: Type.Optional(
     Type.Object({ losses: Type.Array(Type.Number()), skipped: Type.Integer({ minimum: 0 }) }),
   ),
+  /** The evaluation after this step was interrupted, and is done when the run resumes. */
+  evaluationDue: Type.Optional(Type.Boolean()),
   /** SHA-256 of what it was trained with: `encoder`, `qformer`, `llm`, `tokenizer`, `prompt` (identity.ts). */
   parts: Type.Record(Text, Text),
 });

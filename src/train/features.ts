@@ -5,6 +5,7 @@ import { dirname, join } from 'node:path';
 import pLimit from 'p-limit';
 import sharp from 'sharp';
 import type { Config } from '../config/schema.js';
+import { shownPlace } from '../data/bytes/remoteFile.js';
 import type { Crop } from '../data/images/crop.js';
 import { FeatureStore } from '../data/features/featureStore.js';
 import { BadImage, preprocess, type ImageTransform } from '../data/images/images.js';
@@ -190,15 +191,18 @@ export async function blankImage({ data, run }: Config, features: FeatureReader)
   const shards = await ShardSet.open(first.shards);
   let count = 0;
   let sum: Float64Array | undefined;
-  for (let position = 0; position < Math.min(shards.rows, BLANK_SAMPLES); position++) {
-    const one = await readable(features, await shards.read(sampleAt(run.seed, position, shards.rows)));
-    if (!one) continue;
-    count += 1;
-    sum ??= new Float64Array(one.length);
-    for (const [i, value] of one.entries()) sum[i] = (sum[i] ?? 0) + value;
+  try {
+    for (let position = 0; position < Math.min(shards.rows, BLANK_SAMPLES); position++) {
+      const one = await readable(features, await shards.read(sampleAt(run.seed, position, shards.rows)));
+      if (!one) continue;
+      count += 1;
+      sum ??= new Float64Array(one.length);
+      for (const [i, value] of one.entries()) sum[i] = (sum[i] ?? 0) + value;
+    }
+  } finally {
+    shards.close();
   }
-  shards.close();
-  if (!sum) throw new UserError(`evaluate: ${first.shards} must hold readable images, got none`);
+  if (!sum) throw new UserError(`evaluate: ${shownPlace(first.shards)} must hold readable images, got none`);
   return Float32Array.from(sum, (total) => total / count);
 }
 

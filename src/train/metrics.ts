@@ -24,10 +24,11 @@ export class JsonLines {
    * Opens a file for appending, after cutting every line whose `step` is above `lastStep`.
    *
    * @param lastStep step of the checkpoint that is resumed from; -1 cuts all
+   * @param redone of the lines of `lastStep`, those with a key that begins so are cut too, as they come again
    * @throws UserError if a line that was finished is no object with a step
    */
-  static async open(file: string, lastStep: number): Promise<JsonLines> {
-    await cutLines(file, lastStep);
+  static async open(file: string, lastStep: number, redone?: string): Promise<JsonLines> {
+    await cutLines(file, lastStep, redone);
     return new JsonLines(file);
   }
 
@@ -47,18 +48,22 @@ export class JsonLines {
   }
 }
 
-async function cutLines(file: string, lastStep: number): Promise<void> {
+async function cutLines(file: string, lastStep: number, redone: string | undefined): Promise<void> {
   if (!existsSync(file)) return;
   const text = readFileSync(file, 'utf8');
   const lines = text.split('\n');
   lines.pop(); // empty, or what a killed process had not finished
-  const kept =
-    lastStep < 0 ? [] : lines.filter((line, index) => stepOf(line, `${file}:${index + 1}`) <= lastStep);
+  const isKept = (line: string, index: number): boolean => {
+    const record = recordOf(line, `${file}:${index + 1}`);
+    const comesAgain = redone !== undefined && Object.keys(record).some((key) => key.startsWith(redone));
+    return record.step < lastStep || (record.step === lastStep && !comesAgain);
+  };
+  const kept = lastStep < 0 ? [] : lines.filter(isKept);
   const result = kept.map((line) => `${line}\n`).join('');
   if (result !== text) await writeFileWhole(file, result);
 }
 
-function stepOf(line: string, place: string): number {
+function recordOf(line: string, place: string): { readonly step: number } {
   let value: unknown;
   try {
     value = JSON.parse(line);
@@ -66,7 +71,7 @@ function stepOf(line: string, place: string): number {
     value = undefined;
   }
   if (typeof value === 'object' && value !== null && 'step' in value && typeof value.step === 'number')
-    return value.step;
+    return { ...value, step: value.step };
   throw new UserError(
     `${place}: must be a JSON object with a "step", got ${line.slice(0, 60)} (delete that line)`,
   );

@@ -1,12 +1,12 @@
 /** Opens everything a training run works with, in the order in which mistakes are cheapest to find. */
-import { join } from 'node:path';
 import type { Config } from '../config/schema.js';
 import type { FeatureStore } from '../data/features/featureStore.js';
 import { BadSampleLedger } from '../data/ledger.js';
 import { openMiniGpt4, type MiniGpt4 } from '../model/miniGpt4.js';
-import { parameterCount, type Projection } from '../model/projection.js';
+import { isSound, parameterCount, type Projection } from '../model/projection.js';
 import { checkpointNames, projectionTensors } from '../model/projectionTensors.js';
 import { Prompter } from '../model/conversation/prompt.js';
+import { UserError } from '../errors.js';
 import { packageVersion } from '../version.js';
 import { AdamW } from './adamw.js';
 import { cpuKind, stateDifferences, type CheckpointState } from './checkpointState.js';
@@ -49,7 +49,11 @@ export class Training {
   step: number;
   readonly optimizer: AdamW;
   readonly guard: Guard;
+  /** The evaluation that belongs to the last step is not done yet. */
+  evaluationDue: boolean;
   readonly #saver: Saver<CheckpointContents>;
+  /** The checkpoint that was loaded or saved last. */
+  #saved: { readonly folder: string; readonly step: number; readonly evaluationDue: boolean } | undefined;
 
   constructor(readonly parts: TrainingParts) {
     const { config, run, projection, note } = parts;
@@ -64,48 +68,74 @@ export class Training {
     if (run.checkpoint) this.optimizer.importState(run.checkpoint.optimizer);
     this.guard = new Guard(config.train.guard, run.checkpoint?.state.guard);
     this.step = run.checkpoint?.step ?? 0;
+    this.evaluationDue = run.checkpoint?.state.evaluationDue ?? false;
+    const { evaluationDue } = this;
+    this.#saved = run.checkpoint && { folder: run.checkpoint.folder, step: this.step, evaluationDue };
     this.#saver = new Saver(
-      (contents) => {
-        parts.ledger.sync();
-        return run.save(contents);
-      },
+      (contents) => this.#write(contents),
       ({ message }) =>
         note(`not saved: ${message}; the run goes on and tries again in ${config.train.saveEvery} steps`),
     );
   }
 
-  /** Saves the state as it is at the call; saves wait for one another. @returns the checkpoint's folder */
-  save(): Promise<string> {
+  /**
+   * Saves the state as it is at the call; saves wait for one another.
+   *
+   * @returns the checkpoint's folder
+   * @throws UserError if the projection is not finite, which is worth no checkpoint, or the disk does not take it
+   */
+  async save(): Promise<string> {
     return this.#saver.save(this.#contents());
   }
 
   /** As `save`, while the next steps are done; a full disk is noted and does not end the run. */
-  saveBeside(): Promise<void> {
-    return this.#saver.saveBeside(this.#contents());
+  async saveBeside(): Promise<void> {
+    await this.#saver.saveBeside(this.#contents());
   }
 
   /** Closes all; without `wait` the thread that computes is left to the end of the process. */
   async close({ wait }: { wait: boolean }): Promise<void> {
     const { store, counts, model, ledger, run, note } = this.parts;
-    await this.#saver.settled();
-    await store?.flush();
-    if (wait) {
-      if (store) note(cacheLine(counts));
-      await model.close();
+    try {
+      await this.#saver.idle();
+      await store?.flush();
+      if (wait && store) note(cacheLine(counts));
+    } finally {
+      if (wait) await model.close();
+      store?.close();
+      ledger.close();
+      await run.close();
     }
-    store?.close();
-    ledger.close();
-    await run.close();
+  }
+
+  /** What is saved already is not replaced: for a moment there would be neither the old nor the new one. */
+  async #write(contents: CheckpointContents): Promise<string> {
+    const { step, state } = contents;
+    const { evaluationDue = false } = state;
+    const saved = this.#saved;
+    if (saved?.step === step && saved.evaluationDue === evaluationDue) return saved.folder;
+    this.parts.ledger.sync();
+    const folder = await this.parts.run.save(contents);
+    this.#saved = { folder, step, evaluationDue };
+    return folder;
   }
 
   /** Copies: the next steps change what they are taken from. */
   #contents(): CheckpointContents {
-    const { config, model, projection } = this.parts;
+    const { config, model, projection, run } = this.parts;
+    if (!isSound(projection))
+      throw new UserError(
+        `train: the projection must hold finite numbers, got others after step ${this.step}; it is not saved (start another run with a lower train.schedule.peak, or from an earlier checkpoint of ${run.folder})`,
+      );
     return {
       step: this.step,
       projection: projectionTensors(projection),
       optimizer: this.optimizer.exportState(),
-      state: { ...checkpointState(config, model), guard: this.guard.state },
+      state: {
+        ...checkpointState(config, model),
+        guard: this.guard.state,
+        ...(this.evaluationDue && { evaluationDue: true }),
+      },
     };
   }
 }
@@ -124,10 +154,11 @@ export async function openTraining(
     closers.unshift(() => model.close());
     const store = await openStore(config, model, note);
     if (store) closers.unshift(() => store.close());
-    const ledger = await BadSampleLedger.open(join(run.folder, 'ledger.jsonl'), {
+    const ledger = await BadSampleLedger.open(run.ledgerFile, {
       maxBadFraction: config.data.maxBadFraction,
       keepThroughStep: run.checkpoint?.step ?? -1,
     });
+    closers.unshift(() => ledger.close());
     const shards = config.data.train.map((set, i) => ({ ...set, rows: sources[i]?.rows ?? 0 }));
     const policy = cachePolicy(config, shards, store?.size ?? 0);
     const counts = noCounts();
@@ -143,7 +174,7 @@ export async function openTraining(
     );
     announce(config, model, run, note);
     if (policy.line) note(policy.line);
-    const projection = await startProjection(config, model, samples, run.checkpoint, {
+    const projection = await startProjection(config, model, samples, ledger, run.checkpoint, {
       onProgress: (done) => events.loading?.('features of the training images', done),
       note,
     });

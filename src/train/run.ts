@@ -30,6 +30,12 @@ export interface RunOptions {
 }
 
 const LOCK_FILE = 'run.lock';
+const CONFIG_FILE = 'config.yaml';
+const METRICS_FILE = 'metrics.jsonl';
+const SAMPLES_FILE = 'samples.jsonl';
+const LEDGER_FILE = 'ledger.jsonl';
+/** What is written anew when a run begins; a process that dies at that leaves a file of another name. */
+const REWRITTEN = [CONFIG_FILE, METRICS_FILE, SAMPLES_FILE, LEDGER_FILE];
 const LOCK_WORDS = { subject: 'the run', advice: 'wait for it, stop it, or choose another --run' };
 
 /** Fields that may change when a run resumes: they do not bear on the steps already done. A dot at the end: all below. */
@@ -37,6 +43,7 @@ const MAY_CHANGE = [
   'run.folder',
   'evaluate.',
   'data.heldOut.',
+  'data.maxBadFraction',
   'data.prefetch',
   'data.workers',
   'data.featureCache',
@@ -103,17 +110,23 @@ export class Run {
     });
     const lock = await takeLock(join(folder, LOCK_FILE), LOCK_WORDS);
     try {
-      await removeLeftovers(folder);
+      await removeLeftovers(folder, REWRITTEN);
       const checkpoint = await resumable(folder, config, fresh);
-      await writeFileWhole(join(folder, 'config.yaml'), resolvedYaml(config));
+      await writeFileWhole(join(folder, CONFIG_FILE), resolvedYaml(config));
       const lastStep = checkpoint?.step ?? -1;
-      const metrics = await JsonLines.open(join(folder, 'metrics.jsonl'), lastStep);
-      const samples = await JsonLines.open(join(folder, 'samples.jsonl'), lastStep);
+      const redone = checkpoint?.state.evaluationDue === true ? 'eval/' : undefined;
+      const metrics = await JsonLines.open(join(folder, METRICS_FILE), lastStep, redone);
+      const samples = await JsonLines.open(join(folder, SAMPLES_FILE), redone ? lastStep - 1 : lastStep);
       return new Run(folder, config, checkpoint, metrics, samples, lock);
     } catch (error) {
       await lock.release();
       throw error;
     }
+  }
+
+  /** Where samples that could not be used are listed. */
+  get ledgerFile(): string {
+    return join(this.folder, LEDGER_FILE);
   }
 
   /** Logs the values of a step: a line of `metrics.jsonl` and TensorBoard scalars. */
@@ -147,10 +160,10 @@ export class Run {
 /** The checkpoint to go on from, if going on is asked for and allowed. */
 async function resumable(folder: string, config: Config, fresh: boolean): Promise<Checkpoint | undefined> {
   const latest = await latestCheckpoint(folder);
-  const file = join(folder, 'config.yaml');
+  const file = join(folder, CONFIG_FILE);
   if (existsSync(file) && !(await readFile(file, 'utf8')).startsWith(RESOLVED_HEADER)) {
     throw new UserError(
-      `${folder}: must be a run folder or a new one, got a config.yaml of another kind (choose another --run)`,
+      `${folder}: must be a run folder or a new one, got a ${CONFIG_FILE} of another kind (choose another --run)`,
     );
   }
   if (latest === undefined) return undefined;

@@ -26,6 +26,8 @@ const MAX_REPLACEMENTS = 100;
 export interface Sample {
   readonly pair: ImageTextPair;
   readonly place: ShardRow;
+  /** Bad samples that it was taken instead of. */
+  readonly replaced: number;
   /** float32[Q, C] */
   readonly features: Float32Array;
   readonly example: Example;
@@ -84,13 +86,15 @@ export class Samples {
     if (!source) throw new Error(`samples: the mixture drew source ${number} of ${this.sources.length}`);
     const order = { kind: data.order, window: data.window };
     const first = rowAt(order, run.seed + number, index, source.rows);
-    for (let attempt = 0; attempt < Math.min(MAX_REPLACEMENTS, source.rows); attempt++) {
-      const row = (first + attempt) % source.rows;
+    const tries = Math.min(MAX_REPLACEMENTS, source.rows);
+    for (let replaced = 0; replaced < tries; replaced++) {
+      const row = (first + replaced) % source.rows;
       const found = await this.#read(source, row, position, step);
-      if (found) return found;
+      if (found) return { ...found, replaced };
     }
+    const { shard, row } = source.shards.location(first);
     throw new UserError(
-      `data.train: ${MAX_REPLACEMENTS} samples in a row are bad in ${source.shards.paths[0] ?? ''} (see ledger.jsonl in the run folder)`,
+      `data.train: one of ${tries} samples in a row must be usable, got none from row ${row} of ${shard} on (see ledger.jsonl in the run folder)`,
     );
   }
 
@@ -112,13 +116,12 @@ export class Samples {
     row: number,
     position: number,
     step: number,
-  ): Promise<Sample | undefined> {
+  ): Promise<Omit<Sample, 'replaced'> | undefined> {
     const pair = await source.shards.read(row);
     const caption = this.config.data.captions === 'clean' ? cleanCaption(pair.caption) : pair.caption;
     const place = source.shards.location(row);
     const reject = (reason: string): void => {
       this.ledger.add({ step, ...place, id: pair.id, reason });
-      this.ledger.check(position, step);
     };
     if (!caption.trim()) {
       reject('caption is empty');

@@ -15,11 +15,17 @@ export class Saver<Contents> {
     private readonly onFailure: (error: UserError) => void,
   ) {}
 
-  /** Saves and waits for it, and for those before. @throws UserError if it cannot be written */
-  save(contents: Contents): Promise<string> {
-    const saving = this.settled().then(() => this.write(contents));
+  /**
+   * Saves after those before, and waits for it.
+   *
+   * @throws UserError if it cannot be written; what a save in the background failed with, if nobody can mend it: a bug
+   */
+  async save(contents: Contents): Promise<string> {
+    const saving = this.#last.then(() => this.write(contents));
     this.#last = saving.catch(() => undefined); // the caller's to see
-    return saving;
+    const folder = await saving; // whatever failed before: first what can be saved is
+    this.#throwBug();
+    return folder;
   }
 
   /**
@@ -29,19 +35,25 @@ export class Saver<Contents> {
    * @throws what a save before this one failed with, if nobody can mend it: a bug
    */
   async saveBeside(contents: Contents): Promise<void> {
-    await this.settled();
-    this.#last = this.write(contents).then(
-      () => undefined,
-      (error: unknown) => {
-        if (error instanceof UserError) this.onFailure(error);
-        else this.#bug = error;
-      },
-    );
+    await this.#last;
+    this.#throwBug();
+    this.#last = this.#last // another one by now, if `save` was called meanwhile
+      .then(() => this.write(contents))
+      .then(
+        () => undefined,
+        (error: unknown) => {
+          if (error instanceof UserError) this.onFailure(error);
+          else this.#bug = error;
+        },
+      );
   }
 
-  /** Resolves when nothing is being saved. @throws a bug in a save before */
-  async settled(): Promise<void> {
+  /** Resolves when nothing is being saved. */
+  async idle(): Promise<void> {
     await this.#last;
+  }
+
+  #throwBug(): void {
     const bug = this.#bug;
     this.#bug = undefined;
     if (bug !== undefined) throw bug as Error; // whatever was thrown, as it came

@@ -1,5 +1,6 @@
 /** Where a projection's weights come from when a run begins. */
 import type { Config } from '../config/schema.js';
+import type { BadSampleLedger } from '../data/ledger.js';
 import { randomAt } from '../data/order/keyed.js';
 import type { MiniGpt4 } from '../model/miniGpt4.js';
 import { projectionOptions, type FeatureStatistics, type Projection } from '../model/projection.js';
@@ -33,12 +34,13 @@ export interface StartEvents {
 /**
  * The run's own checkpoint, else the named stage-1 projection, else fresh weights.
  *
- * @throws UserError if the checkpoint belongs to another encoder or LLM
+ * @throws UserError if the checkpoint belongs to another encoder or LLM, or too many of the samples are bad
  */
 export async function startProjection(
   config: Config,
   model: MiniGpt4,
   samples: Samples,
+  ledger: BadSampleLedger,
   checkpoint: Checkpoint | undefined,
   { onProgress, note }: StartEvents = {},
 ): Promise<Projection> {
@@ -57,7 +59,9 @@ export async function startProjection(
   }
   if (config.train.initFrom)
     return loadProjection(config.train.initFrom, config, model, { parts: FROZEN_PARTS, note });
-  const statistics = standardise ? await trainingStatistics(samples, sizes[0], onProgress) : undefined;
+  const statistics = standardise
+    ? await trainingStatistics(samples, ledger, sizes[0], onProgress)
+    : undefined;
   const start =
     init === 'torch' ? { kind: init } : { kind: init, rms: await model.embeddingRms(), scale: initialScale };
   return initialProjection(sizes, options, start, deviates(config.run.seed), statistics);
@@ -113,13 +117,17 @@ export function projectionSizes({ encoder, language }: MiniGpt4): readonly [numb
 
 async function trainingStatistics(
   samples: Samples,
+  ledger: BadSampleLedger,
   C: number,
   onProgress: (done: number) => void = () => undefined,
 ): Promise<FeatureStatistics> {
   const count = Math.min(samples.rows, STATISTICS_SAMPLES);
   const features: Float32Array[] = [];
+  let bad = 0;
   for await (const sample of prefetch(0, count, DECODED_AHEAD, (position) => samples.at(position, 0))) {
     features.push(sample.features);
+    bad += sample.replaced;
+    ledger.requireFew(features.length, bad, 0);
     onProgress(features.length / count);
   }
   return featureStatistics(features, C);

@@ -1,6 +1,6 @@
 /** One optimizer step: its micro-batches read ahead, their gradients summed in order, the weights moved or guarded. */
 import type { MicroBatch } from '../model/language/languageModel.js';
-import type { Projection } from '../model/projection.js';
+import { isSound, type Projection } from '../model/projection.js';
 import { checkpointNames } from '../model/projectionTensors.js';
 import { clipGradNorm } from './adamw.js';
 import { meanGradients, type MeanGradients } from './gradientMean.js';
@@ -42,20 +42,26 @@ export function readAhead(training: Training): AsyncGenerator<Unit, void> {
   });
 }
 
-/** Computes the step's units one after the other, so that their sum has one order. */
+/**
+ * Computes the step's units one after the other, so that their sum has one order.
+ *
+ * @throws UserError when too many samples up to this step were bad
+ */
 export async function stepGradients(
-  { parts: { config, model, projection } }: Training,
+  { parts: { config, model, projection, ledger }, step }: Training,
   batches: AsyncGenerator<Unit, void>,
   clock: StepClock,
 ): Promise<StepGradients> {
+  const { batchSize, microBatchSize } = config.train;
   const computed = [];
   const samples = [];
-  for (let unit = 0; unit < config.train.batchSize / config.train.microBatchSize; unit++) {
+  for (let unit = 0; unit < batchSize / microBatchSize; unit++) {
     const next = await clock.waitingForData(batches.next());
     if (next.done) throw new Error('train: the data ended before the steps did');
     computed.push(await model.language.lossAndGradients(projection, next.value.batch));
     samples.push(...next.value.samples);
   }
+  ledger.checkSteps((step + 1) * batchSize, step + 1);
   return { ...meanGradients(computed), samples };
 }
 
@@ -85,7 +91,7 @@ export function diagnosis(
   last: StepGradients,
 ): string {
   const times = `${guard.state.skipped} steps in a row were not applied, the last one ${step}`;
-  const place = `their samples are in ${run.folder}/ledger.jsonl`;
+  const place = `their samples are in ${run.ledgerFile}`;
   return `train: ${times}: ${finding(projection, last)}; ${place}, the median loss before them was ${guard.medianLoss.toFixed(3)}`;
 }
 
@@ -103,11 +109,6 @@ function largest(projection: Projection): number {
   for (const values of Object.values(projection.parameters))
     for (const value of values) most = Math.max(most, Math.abs(value));
   return most;
-}
-
-/** Whether all weights are finite numbers. */
-export function isSound(projection: Projection): boolean {
-  return Object.values(projection.parameters).every((values) => values.every(Number.isFinite));
 }
 
 /** Times a step: all of it, and the part spent waiting for data. */

@@ -3,7 +3,7 @@
  * result is a function of (configuration, data, step); so a run that was killed ends as the one that was not.
  */
 import type { Config } from '../config/schema.js';
-import type { Projection } from '../model/projection.js';
+import { isSound, type Projection } from '../model/projection.js';
 import { mixtureReport } from './mixtureReport.js';
 import { openTraining, type Training } from './open.js';
 import type { TrainOptions, TrainResult } from './options.js';
@@ -14,7 +14,6 @@ import { learningRate, scheduleOf } from './schedule.js';
 import {
   applyStep,
   diagnosis,
-  isSound,
   readAhead,
   StepClock,
   stepGradients,
@@ -35,33 +34,34 @@ export class Interrupted extends Error {
 export async function train(config: Config, options: TrainOptions): Promise<TrainResult> {
   const training = await openTraining(config, options);
   const { signal } = options;
+  let finished = false;
   try {
     const interrupted = signal && whenAborted(signal);
     const work = loop(training, options);
     work.catch(() => undefined); // reported below, unless the interruption came first
     const waited = await (interrupted ? Promise.race([work, interrupted]) : work);
+    finished = true;
     if (waited !== undefined) reportData(training, waited);
     return { checkpoint: await training.save(), step: training.step };
   } catch (error) {
-    if (signal?.aborted) throw new Interrupted(await training.save());
+    if (signal?.aborted && !finished) throw new Interrupted(await training.save());
     throw error;
   } finally {
-    await training.close({ wait: !signal?.aborted });
+    await training.close({ wait: finished || !signal?.aborted });
   }
 }
 
 /** Takes the steps that are left. @returns the share of their time that was spent waiting for data; undefined without a step */
-async function loop(
-  training: Training,
-  { evaluate, events = {}, signal }: TrainOptions,
-): Promise<number | undefined> {
-  const { config, model, projection, features, run, note } = training.parts;
+async function loop(training: Training, options: TrainOptions): Promise<number | undefined> {
+  const { evaluate, events = {}, signal } = options;
+  const { config, projection, run, note } = training.parts;
   const { steps, batchSize, logEvery, evalEvery, saveEvery } = config.train;
   if (training.step === 0 && config.train.preflight) await preflight(training.parts, note);
   signal?.throwIfAborted();
   const schedule = scheduleOf(config.train);
   const batches = readAhead(training);
   const spent = { stepMs: 0, dataMs: 0 };
+  if (training.evaluationDue) await evaluateStep(training, options);
 
   while (training.step < steps) {
     const clock = new StepClock();
@@ -72,6 +72,7 @@ async function loop(
     const applied = applyStep(training, gradients, lr);
 
     const { step } = training;
+    training.evaluationDue = evaluate !== undefined && evalEvery > 0 && step % evalEvery === 0;
     const times = clock.metrics(batchSize);
     spent.stepMs += times['time/step_ms'];
     spent.dataMs += times['time/data_ms'];
@@ -81,14 +82,23 @@ async function loop(
     if (applied.fault !== undefined)
       note(`step ${step} was not applied: ${applied.fault}; its samples are in ledger.jsonl`);
     if (training.guard.mustStop) await stop(training, gradients);
-    if (evaluate && evalEvery > 0 && step % evalEvery === 0)
-      run.log(step, await evaluate({ step, model, projection, features, run }));
+    if (training.evaluationDue) await evaluateStep(training, options);
     if (step % saveEvery === 0 && step < steps) {
       logHistograms(run, step, projection);
       await training.saveBeside();
     }
   }
   return spent.stepMs > 0 ? spent.dataMs / spent.stepMs : undefined;
+}
+
+/** The evaluation after the last step; the run has its place in its folder, so that an interrupted one is done again. */
+async function evaluateStep(training: Training, { evaluate, signal }: TrainOptions): Promise<void> {
+  const { model, projection, features, run } = training.parts;
+  const { step } = training;
+  const values = await evaluate?.({ step, model, projection, features, run });
+  signal?.throwIfAborted();
+  if (values) run.log(step, values);
+  training.evaluationDue = false;
 }
 
 function stepMetrics(

@@ -1,4 +1,13 @@
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -110,6 +119,33 @@ describe('a checkpoint', () => {
     expect(await latestCheckpoint(run)).toBe(join(run, 'checkpoints/step-00000001'));
     await removeLeftovers(run);
     expect(checkpoints()).toEqual(['step-00000001']);
+  });
+
+  it('that a process died over while it replaced it is put back at the next start', async () => {
+    await saveCheckpoint(run, contents(1));
+    renameSync(join(run, 'checkpoints/step-00000001'), join(run, 'checkpoints/.step-00000001.replaced.tmp'));
+    await removeLeftovers(run);
+    expect(checkpoints()).toEqual(['step-00000001']);
+    expect((await loadCheckpoint(join(run, 'checkpoints/step-00000001'))).step).toBe(1);
+  });
+
+  it('that a process died over after it was replaced, or deleted as too old, goes', async () => {
+    await saveCheckpoint(run, contents(2));
+    for (const left of ['.step-00000002.replaced.tmp', '.step-00000001.old.tmp'])
+      cpSync(join(run, 'checkpoints/step-00000002'), join(run, 'checkpoints', left), { recursive: true });
+    await removeLeftovers(run);
+    expect(checkpoints()).toEqual(['step-00000002']);
+  });
+
+  it('leaves nothing of the run’s own files beside it either, and what is another’s alone', async () => {
+    const names = [
+      '.config.yaml.1234abcd.tmp',
+      '.ledger.jsonl.1234abcd.tmp',
+      '.projection.safetensors.1.tmp',
+    ];
+    for (const name of [...names, 'config.yaml']) writeFileSync(join(run, name), 'half');
+    await removeLeftovers(run, ['config.yaml', 'ledger.jsonl']);
+    expect(readdirSync(run).sort()).toEqual(['.projection.safetensors.1.tmp', 'config.yaml']);
   });
 
   it('of a run that has none is undefined, not an error', async () => {

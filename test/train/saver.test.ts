@@ -40,7 +40,7 @@ describe('Saver', () => {
     await waiting;
     expect(events).toEqual(['begin 1', 'end 1', 'begin 2']);
     await endNext();
-    await saver.settled();
+    await saver.idle();
     expect(events.at(-1)).toBe('end 2');
   });
 
@@ -58,11 +58,11 @@ describe('Saver', () => {
     const { saver, failures, endNext } = slowSaver();
     await saver.saveBeside('full');
     await endNext();
-    await saver.settled();
+    await saver.idle();
     expect(failures).toEqual(['no space']);
-    const last = saver.save('full');
+    const refused = expect(saver.save('full')).rejects.toThrow(UserError);
     await endNext();
-    await expect(last).rejects.toThrow(UserError);
+    await refused;
     const again = saver.save('ok');
     await endNext();
     expect(await again).toBe('ok');
@@ -74,5 +74,39 @@ describe('Saver', () => {
     await endNext();
     await expect(saver.saveBeside('2')).rejects.toThrow('a bug');
     expect(failures).toEqual([]);
+  });
+
+  it('writes the last one first, though a bug spoilt one before, and then tells of the bug', async () => {
+    const { saver, events, endNext } = slowSaver();
+    await saver.saveBeside('bug');
+    await endNext();
+    const refused = expect(saver.save('2')).rejects.toThrow('a bug');
+    await endNext();
+    await refused;
+    expect(events.at(-1)).toBe('end 2');
+    await saver.idle();
+  });
+
+  it('tells of a save that fails before it awaits anything, and goes on', async () => {
+    const failures: string[] = [];
+    const full = (): Promise<string> => {
+      throw new UserError('no space for the ledger');
+    };
+    const saver = new Saver<string>(full, ({ message }) => failures.push(message));
+    await saver.saveBeside('1');
+    await saver.idle();
+    expect(failures).toEqual(['no space for the ledger']);
+  });
+
+  it('never writes two at a time, though one waits in the background when the last is asked for', async () => {
+    const { saver, events, endNext } = slowSaver();
+    await saver.saveBeside('1');
+    const waiting = saver.saveBeside('2');
+    const last = saver.save('3');
+    for (let i = 0; i < 3; i++) await endNext();
+    await Promise.all([waiting, last, saver.idle()]);
+    const begun = events.filter((event) => event.startsWith('begin'));
+    expect(begun).toHaveLength(3);
+    for (let i = 0; i < events.length; i += 2) expect(events[i + 1]).toBe(events[i]?.replace('begin', 'end'));
   });
 });

@@ -83,11 +83,6 @@ export class FeatureStore {
     return this.files.index.sizeBytes;
   }
 
-  /** False once nothing more is written: the folder is full, or cannot be written to. */
-  get isKeeping(): boolean {
-    return this.keeps;
-  }
-
   /** True if `get` would look for features. */
   has(imageSha256: Uint8Array): boolean {
     return (
@@ -190,7 +185,7 @@ export class FeatureStore {
   }
 
   private async write(batch: FeatureBatch): Promise<void> {
-    const { handle, writer } = (this.own ??= await this.newFile());
+    const { handle, writer } = await this.ownFile();
     const { size } = await handle.stat();
     try {
       await writer.append(batch);
@@ -201,6 +196,15 @@ export class FeatureStore {
     if (size + 2 * batch.sizeBytes < MOST_FILE_BYTES) return;
     this.own = undefined;
     await handle.close();
+  }
+
+  /** The file that is appended to: another one where somebody has deleted it. */
+  private async ownFile(): Promise<OwnFile> {
+    if (this.own && (await this.own.handle.stat()).nlink === 0) {
+      await this.own.handle.close();
+      this.own = undefined;
+    }
+    return (this.own ??= await this.newFile());
   }
 
   private async newFile(): Promise<OwnFile> {

@@ -262,7 +262,6 @@ describe('FeatureStore', () => {
     put(store, 512, 513);
     await store.flush();
     expect(store.size).toBe(256);
-    expect(store.isKeeping).toBe(false);
     expectAll(store, 0, 256);
     expect(store.get(sha(256))).toBeUndefined();
     const sizes = await Promise.all(
@@ -274,6 +273,17 @@ describe('FeatureStore', () => {
       /has its .* GB \(raise data\.featureCacheGB, or delete files .* features-abc123-: .* GB of other/,
     );
     expectAll(await open(), 0, 256);
+  });
+
+  it('goes on in a new file where somebody has deleted its own', async () => {
+    const store = await open();
+    put(store, 0, 10);
+    await store.flush();
+    await rm(await ownFile());
+    put(store, 10, 20);
+    await store.flush();
+    expect(store.warnings).toEqual([]);
+    expectAll(await open(), 10, 20);
   });
 
   it('a disk that fails while writing ends the keeping, not the run: said once, what is there stays', async () => {
