@@ -1,12 +1,13 @@
 /** `minigpt4 pack`: any source of pairs → shards. */
-import { mkdir, readdir } from 'node:fs/promises';
+import { mkdir } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
-import { basename, dirname, join, relative, resolve } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 
 import { packEmoji } from './data/importers/emoji.js';
 import { openSource, type SourceOptions } from './data/importers/open.js';
 import type { ImportProblem, Source } from './data/importers/source.js';
 import type { DedupBy } from './data/packing/digests.js';
+import { requireFree } from './data/packing/outputPlace.js';
 import { leftOutOf, packPairs, type PackProgress } from './data/packing/packPairs.js';
 import { ENCODER } from './data/packing/recode.js';
 import { Workplace, type Identity } from './data/packing/workplace.js';
@@ -17,7 +18,7 @@ import { takeLock } from './lock.js';
 /** The word that stands for the default set; a folder of that name is `./emoji`. */
 export const DEFAULT_SET = 'emoji';
 
-/** How a source is packed. The default set takes `views` and `onProgress` alone, other sources all but `views`. */
+/** How a source is packed. The default set takes `views`, `overwrite` and `onProgress` alone, others all but `views`. */
 export interface PackOptions extends SourceOptions {
   /** Pictures of each training concept. */
   readonly views?: number;
@@ -35,7 +36,10 @@ export interface PackOptions extends SourceOptions {
   readonly workers?: number;
   /** Origin and licence of the data, kept in the manifest. */
   readonly about?: string;
-  /** Replace a folder that is there, and what was begun of it with another source or other options. */
+  /**
+   * Replace shards that are there, and what was begun of them with another source or other options; with the default set,
+   * make its shard folders among other things.
+   */
   readonly overwrite?: boolean;
   readonly onProgress?: (progress: PackProgress) => void;
   /** An image, line, sample, row or rest of a tar that is left out. */
@@ -67,7 +71,7 @@ const POOL_THREADS = 4; // libuv's, unless UV_THREADPOOL_SIZE says otherwise; sh
  * whole; until then the work lies in a hidden folder beside it, and the same call goes on there after a kill or an error.
  *
  * @throws UserError if the source is of no known kind or holds no pair, an option does not belong to it, `out` cannot be
- *   written, or another process packs into it
+ *   written or replaced, or another process packs into it
  */
 export async function packSource(source: string, out: string, options: PackOptions = {}): Promise<Packed> {
   if (source === DEFAULT_SET) return packDefaultSet(out, options);
@@ -95,9 +99,10 @@ async function packDefaultSet(out: string, options: PackOptions): Promise<Packed
     throw new UserError(
       `pack: ${OPTION_NAMES[stray]} is for other sources than ${DEFAULT_SET}, got it with that (leave it out)`,
     );
-  const { views, onProgress } = options;
+  const { views, overwrite = false, onProgress } = options;
   const { rows, packed } = await packEmoji(out, {
     ...(views !== undefined && { views }),
+    overwrite,
     ...(onProgress && {
       onProgress: (done, total) => onProgress({ done, total, unit: 'pairs', pairs: done }),
     }),
@@ -136,20 +141,28 @@ async function packLocked(
   out: string,
   options: PackOptions,
 ): Promise<Packed> {
-  const { overwrite = false, onNote } = options;
+  const { overwrite = false, images, onNote } = options;
   const work = await Workplace.open(out, identityOf(source, opened, options), overwrite);
-  if (!work.isDone) await requireFree(source, out, overwrite);
   const wasPublished = work.isPublished;
+  const requirePlace = () => requireFree(out, { source, images, overwrite });
   if (work.shards.length > 0 && !wasPublished)
     onNote?.(`${out}: goes on after ${work.shards.length} whole shards of an earlier start`);
-  const { rows, leftOut, recoded } = work.isDone ? resultOf(work) : await packOrKeep(opened, work, options);
+  const { rows, leftOut, recoded } = work.isDone
+    ? resultOf(work)
+    : await packOrKeep(opened, work, options, requirePlace);
+  if (!wasPublished) await requirePlace(); // something may have come there meanwhile
   await work.publish();
   const { problems, reasons, duplicates } = leftOut;
   return { rows: { '.': rows }, packed: !wasPublished, problems, reasons, duplicates, recoded };
 }
 
 /** Whole shards outlive an error, so that the same command goes on with them; without any, nothing stays. */
-async function packOrKeep(opened: Source, work: Workplace, options: PackOptions) {
+async function packOrKeep(
+  opened: Source,
+  work: Workplace,
+  options: PackOptions,
+  requirePlace: () => Promise<void>,
+) {
   const { rowsPerShard, bytesPerShard, dedup, about, onProgress, onProblem, onNote } = options;
   const { workers = availableParallelism() } = options;
   const recipe = recipeOf(options);
@@ -157,6 +170,7 @@ async function packOrKeep(opened: Source, work: Workplace, options: PackOptions)
   if (recipe && workers > threads)
     onNote?.(`images are encoded ${threads} at a time (UV_THREADPOOL_SIZE=${workers} lets ${workers})`);
   try {
+    await requirePlace(); // before the work, not only after it
     return await packPairs(opened, work, {
       layout: { ...(rowsPerShard !== undefined && { rowsPerShard }), ...(bytesPerShard !== undefined && { bytesPerShard }) }, // prettier-ignore
       workers,
@@ -203,19 +217,4 @@ function identityOf(source: string, opened: Source, options: PackOptions): Ident
     ...(recipeOf(options) && { encoder: ENCODER }),
     ...(Object.fromEntries(texts) as Record<string, string>), // pairs of texts, by the line above
   };
-}
-
-/** @throws UserError if the output is there and must not be replaced, or is a part of the source */
-async function requireFree(source: string, out: string, overwrite: boolean): Promise<void> {
-  const names = await readdir(out).catch((error: unknown) => {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return [];
-    throw fileError(out, error);
-  });
-  if (names.length === 0) return;
-  if (!overwrite)
-    throw new UserError(
-      `${out}: exists already and is not empty (--force replaces it; or delete it, or choose another place)`,
-    );
-  if (!relative(resolve(source), resolve(out)).startsWith('..'))
-    throw new UserError(`${out}: must not lie in its own source ${source} (choose another place)`);
 }

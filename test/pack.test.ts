@@ -1,4 +1,5 @@
 /** Every kind of source, recognised and packed; what a training reader then makes of MiniGPT-4's own data. */
+import { mkdirSync, writeFileSync } from 'node:fs';
 import {
   appendFile,
   cp,
@@ -10,6 +11,7 @@ import {
   rm,
   stat,
   symlink,
+  truncate,
   writeFile,
 } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -45,6 +47,10 @@ beforeEach(async () => {
   out = join(folder, 'out');
 });
 afterEach(() => rm(folder, { recursive: true }));
+
+const stop = () => {
+  throw new Error('stop');
+};
 
 /** Packs and reads back. */
 async function packed(
@@ -114,14 +120,23 @@ describe('packSource', () => {
     await expect(packSource('emoji', out, options)).rejects.toThrow(message);
   });
 
+  it('writes the default set over nothing that is not its own, unless it is told to', async () => {
+    await mkdir(join(out, 'stage1-train'), { recursive: true });
+    await writeFile(join(out, 'README.md'), 'mine');
+    await expect(packSource('emoji', out, { views: 1 })).rejects.toThrow(
+      /out: exists already, is not empty and has no emoji\.json .*\(choose another place, or --force/,
+    );
+    expect(await readFile(join(out, 'README.md'), 'utf8')).toBe('mine');
+    const stopped = { views: 1, onProgress: stop };
+    await expect(packSource('emoji', out, { ...stopped, overwrite: true })).rejects.toThrow('stop');
+    await expect(packSource('emoji', out, stopped)).rejects.toThrow('stop'); // what was begun is its own
+  });
+
   it('leaves nothing behind when a tar cannot be opened, the reader fails or no pair is found', async () => {
     await cp(join(STAGE1, '00000.tar'), join(folder, 'in/a.tar'), { recursive: true });
     await symlink(join(folder, 'gone'), join(folder, 'in/b.tar'));
     await expect(packSource(join(folder, 'in'), out, { rowsPerShard: 2 })).rejects.toThrow(UserError);
-    const onProgress = () => {
-      throw new Error('stop');
-    };
-    await expect(packSource(STAGE1, out, { rowsPerShard: 2, onProgress })).rejects.toThrow('stop');
+    await expect(packSource(STAGE1, out, { rowsPerShard: 2, onProgress: stop })).rejects.toThrow('stop');
     await writeFile(join(folder, 'none.tar'), 'not a tar');
     await expect(packSource(join(folder, 'none.tar'), out)).rejects.toThrow(/at least one pair, got none/);
     expect((await readdir(folder)).sort()).toEqual(['in', 'none.tar']);
@@ -317,6 +332,79 @@ describe('a packing that ended early', () => {
     await packSource(list, out, { ...options, overwrite: true });
     expect((await readManifest(out))?.shards.length).toBeGreaterThan(1);
     expect((await readdir(folder)).sort()).toEqual(['broken.jpg', 'list.jsonl', 'out']);
+  });
+
+  it('--force replaces shards alone, and nothing that it reads from', async () => {
+    const list = await writeList();
+    const gone = join(folder, 'data');
+    await mkdir(join(gone, 'images'), { recursive: true });
+    await cp(list, join(gone, 'train.jsonl'));
+    const before = await readdir(gone);
+    const force = { ...options, overwrite: true };
+    await expect(packSource(list, gone, force)).rejects.toThrow(
+      /data: --force replaces a folder of shards alone, got one without a manifest\.json of ours \(/,
+    );
+    await writeFile(join(gone, 'manifest.json'), '{"version": 1, "name": "of another program"}');
+    await expect(packSource(list, gone, force)).rejects.toThrow(/--force replaces a folder of shards alone/);
+    await packSource(STAGE1, join(folder, 'shards'));
+    await cp(join(folder, 'shards/manifest.json'), join(gone, 'manifest.json'));
+    await expect(packSource(join(gone, 'train.jsonl'), gone, force)).rejects.toThrow(
+      /data: must not hold what is packed into it, got .*train\.jsonl \(choose another place\)/,
+    );
+    await symlink(gone, join(folder, 'link'));
+    await expect(packSource(join(folder, 'link/train.jsonl'), gone, force)).rejects.toThrow(/must not hold/);
+    const images = { ...force, images: join(gone, 'images') };
+    await expect(packSource(list, gone, images)).rejects.toThrow(/must not hold .*got .*images/);
+    await packSource(STAGE1, join(gone, '..shards'));
+    await expect(packSource(gone, join(gone, '..shards'), { overwrite: true })).rejects.toThrow(
+      /must not lie in its own source/,
+    );
+    expect(await readdir(gone)).toEqual([...before, '..shards', 'manifest.json'].sort());
+    await mkdir(join(folder, 'empty'));
+    expect((await packSource(STAGE1, join(folder, 'empty'), { overwrite: true })).packed).toBe(true);
+  });
+
+  it('does not replace what came to its place meanwhile; its work stays, and the same command goes on', async () => {
+    const list = await writeList();
+    const late = async (what: PackOptions) => {
+      let seen = 0;
+      await packSource(list, out, {
+        ...options,
+        ...what,
+        onProgress: () => {
+          if ((seen += 1) !== 30) return;
+          mkdirSync(out);
+          writeFileSync(join(out, 'mine'), '');
+        },
+      });
+    };
+    await expect(late({})).rejects.toThrow(/out: exists already and is not empty/);
+    await expect(packSource(list, out, options)).rejects.toThrow(/out: exists already/); // it is done, and waits
+    await expect(packSource(list, out, { ...options, overwrite: true })).rejects.toThrow(/of shards alone/);
+    expect(await readdir(out)).toEqual(['mine']);
+    await rm(out, { recursive: true });
+    const notes: string[] = [];
+    const result = await packSource(list, out, { ...options, onNote: (note) => notes.push(note) });
+    expect([result.packed, notes.join()]).toEqual([true, expect.stringMatching(/goes on after/)]);
+    expect((await readdir(folder)).filter((name) => name.startsWith('.'))).toEqual([]);
+  });
+
+  it('begins anew where its list of problems or its digests are shorter than on record', async () => {
+    const list = await writeList();
+    const unbroken = join(folder, 'unbroken');
+    await packSource(list, unbroken, options);
+    for (const [name, left] of [
+      ['digests', 16],
+      ['shards/problems.jsonl', 0],
+    ] as const) {
+      await failAfter(list, 35);
+      await truncate(join(folder, '.out.pack', name), left);
+      const notes: string[] = [];
+      await packSource(list, out, { ...options, onNote: (note) => notes.push(note) });
+      expect(notes.join()).not.toMatch(/goes on after/);
+      expect(await filesOf(out)).toEqual(await filesOf(unbroken));
+      await rm(out, { recursive: true });
+    }
   });
 
   it('is finished where it was: before, between and after the steps that put it in its place', async () => {

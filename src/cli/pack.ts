@@ -62,7 +62,9 @@ export const pack = verb({
     ),
     views: wholeNumber('views', 'with emoji: pictures of each training concept, 1 to 16; 4 if not given', 1),
     about: text('about', 'origin and licence of the data, kept in manifest.json'),
-    force: flag('replace a folder that is there, or what was begun of it with other options'),
+    force: flag(
+      'replace shards that are there, or what was begun of them with other options; with emoji: write into a folder with other things',
+    ),
   },
   example: 'pack emoji --out shards/quickstart',
   async run(given) {

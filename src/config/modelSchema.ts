@@ -85,7 +85,9 @@ export const Model = section(
     qformerHeads: Type.Optional(
       count({ description: "attention heads of a .pth Q-Former that is not 768 wide, as BLIP-2's is" }),
     ),
-    imageSize: count({
+    imageSize: Type.Integer({
+      minimum: 1,
+      maximum: 4096, // of the addon that resizes, runtime/preprocess.cc
       default: 224,
       description: 'height and width in pixels to which images are resized; a multiple of the patch size',
     }),

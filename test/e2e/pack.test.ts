@@ -49,7 +49,7 @@ describe('pack', () => {
       '  24 × the image cannot be decoded',
     ]);
     expect(
-      stderr.match(/^left out: 00000\/\d{9}: the image cannot be decoded: damaged or cut short$/gm),
+      stderr.match(/^left out: 00000\/\d{9}: the image cannot be decoded: JPEG damaged or cut short$/gm),
     ).toHaveLength(20);
     expect(stderr).toContain(`further ones are listed in ${join(out, 'problems.jsonl')} only`);
     expect(stderr.match(/^packing, MB .* 100 %.* pairs/gm)).toHaveLength(1);

@@ -69,8 +69,16 @@ function formatOf(bytes: Buffer): ImageFormat | undefined {
   if (/^GIF8[79]a/.test(text)) return 'GIF';
   if (/^RIFF[^]{4}WEBP/.test(text)) return 'WebP';
   if (/^(II\*\0|MM\0\*)/.test(text)) return 'TIFF';
-  if (/^[^]{4}ftypavi[fs]/.test(text)) return 'AVIF';
+  if (/^[^]{4}ftypavi[fs]/.test(text) || (/^[^]{4}ftypm[is]f1/.test(text) && isAvif(bytes))) return 'AVIF';
   return undefined;
+}
+
+/** Whether AVIF is among the brands that a HEIF file says it is compatible with. */
+function isAvif(bytes: Buffer): boolean {
+  const end = Math.min(bytes.readUInt32BE(0), bytes.length, 512); // of the box; it has a dozen brands at most
+  for (let at = 16; at + 4 <= end; at += 4)
+    if (/^avi[fs]$/.test(bytes.toString('latin1', at, at + 4))) return true;
+  return false;
 }
 
 /** A few words for the ledger on what stands in an image's place. */
@@ -84,13 +92,15 @@ function whatInstead(bytes: Buffer): string {
   return `not JPEG, PNG, GIF, WebP, TIFF or AVIF: starts with ${hex}`;
 }
 
-/** The first frame header (SOF0 … SOF15 but for DHT, JPG and DAC, which lie among them). Four components are CMYK or YCCK. */
+/**
+ * The first frame header (SOF0 … SOF15 but for DHT, JPG and DAC, which lie among them). Four components are CMYK or YCCK.
+ * Stray bytes between segments are passed over, as libjpeg and Pillow do.
+ */
 function jpegFrame(bytes: Buffer): Frame | undefined {
   for (let at = 2; at + 4 <= bytes.length;) {
-    if (bytes[at] !== 0xff) return undefined;
     const marker = bytes.readUInt8(at + 1);
-    if (marker === 0xff) {
-      at += 1; // fill bytes may stand before a marker
+    if (bytes[at] !== 0xff || marker === 0xff) {
+      at += 1; // a stray byte, or one of those that fill up before a marker
       continue;
     }
     if (marker >= 0xc0 && marker <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(marker)) {
@@ -98,7 +108,7 @@ function jpegFrame(bytes: Buffer): Frame | undefined {
       const layout = bytes[at + 9] === 4 ? 'cmyk' : 'rgb';
       return { width: bytes.readUInt16BE(at + 7), height: bytes.readUInt16BE(at + 5), layout };
     }
-    const standsAlone = marker === 0x01 || (marker >= 0xd0 && marker <= 0xd8);
+    const standsAlone = marker <= 0x01 || (marker >= 0xd0 && marker <= 0xd8); // 0: an escaped ff, stray too
     at += standsAlone ? 2 : 2 + bytes.readUInt16BE(at + 2);
   }
   return undefined;

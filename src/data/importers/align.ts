@@ -60,8 +60,8 @@ async function* itemsOf(
   for (const [i, annotation] of annotations.entries()) {
     const where = `${file}: annotations[${i}]`;
     const found = readAnnotation(annotation);
-    if (typeof found === 'string') {
-      yield ready(i + 1, problemAt(where, found));
+    if ('reason' in found) {
+      yield ready(i + 1, problemAt(where, found.reason, found.detail));
       continue;
     }
     const { image, caption } = found;
@@ -75,13 +75,13 @@ async function* itemsOf(
 }
 
 /** Image and caption of one annotation, or why there is none. */
-function readAnnotation(annotation: unknown): { image: string; caption: string } | string {
-  if (!isRecord(annotation)) return 'not a JSON object';
+function readAnnotation(annotation: unknown) {
+  if (!isRecord(annotation)) return { reason: 'not a JSON object' };
   const { image_id: imageId, caption } = annotation;
   const id = typeof imageId === 'number' ? String(imageId) : imageId;
-  if (typeof id !== 'string' || id === '') return 'no image_id';
-  if (basename(id) !== id) return `image_id must name a file of the folder image, got ${id}`;
-  if (typeof caption !== 'string' || caption.trim() === '') return 'caption is empty';
+  if (typeof id !== 'string' || id === '') return { reason: 'no image_id' };
+  if (basename(id) !== id) return { reason: 'image_id must name a file of the folder image', detail: id };
+  if (typeof caption !== 'string' || caption.trim() === '') return { reason: 'caption is empty' };
   return { image: id, caption };
 }
 

@@ -2,11 +2,12 @@
 
 import { existsSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
-import { basename, dirname, join, relative, resolve } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 import { UserError } from '../../errors.js';
 import { fileError } from '../../files.js';
 import {
   filesIdentity,
+  isInside,
   isRecord,
   problemAt,
   readJson,
@@ -76,7 +77,7 @@ function readAnnotation(
   const name = names.get(image);
   if (name === undefined) return { reason: 'no image of its image_id in the list "images"', detail: image };
   const path = resolve(folder, name);
-  if (relative(folder, path).startsWith('..'))
+  if (!isInside(folder, path))
     return { reason: 'file_name must name a file of the image folder', detail: name };
   const text = typeof caption === 'string' ? caption : '';
   return { path, known: { id: keyOf(id) ?? `#${index}`, caption: text, extra: { image_id: image } } };

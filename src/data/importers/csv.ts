@@ -62,7 +62,8 @@ export class CsvParser {
       const { value, next } = field;
       if (next >= text.length && !isLast) return null; // more of it may come
       const ends = text[next] !== this.separator;
-      fields.push(ends && value.endsWith('\r') && text[next] === '\n' ? value.slice(0, -1) : value);
+      const isLine = ends && value.endsWith('\r'); // \r\n, or cut off between the two
+      fields.push(isLine ? value.slice(0, -1) : value);
       at = next + 1;
       if (ends) return { fields, next: Math.min(at, text.length) };
     }

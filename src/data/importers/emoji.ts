@@ -1,10 +1,11 @@
 /** Packs the default data set: emoji pictures with their names (stage 1) and templated descriptions (stage 2), as shards. */
 
 import { createHash } from 'node:crypto';
-import { mkdir, readFile, rm } from 'node:fs/promises';
+import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { UserError } from '../../errors.js';
 import { writeFileWhole } from '../../files.js';
+import { namesIn } from '../packing/outputPlace.js';
 import { readManifest } from '../shards/manifest.js';
 import type { ImageTextPair } from '../pairs.js';
 import { writeShards } from '../shards/shardWriter.js';
@@ -27,6 +28,8 @@ export type EmojiSet =
 export interface PackEmojiOptions {
   /** Pictures of each training concept, the plain one included: 1 to 16. */
   readonly views?: number;
+  /** Write into a folder with other things, and over those that have the names of the set's. */
+  readonly overwrite?: boolean;
   /** Called with the concepts rendered so far and their number. */
   readonly onProgress?: (done: number, total: number) => void;
 }
@@ -50,6 +53,7 @@ const FORMAT = 2; // raise when pictures or texts change, so that old packs are 
 const MAX_VIEWS = 16;
 const CONCURRENCY = 4; // sharp decodes and encodes in its own threads
 const MARKER = 'emoji.json';
+const UNDER_WAY = '{}\n';
 
 /** `fit` and `validation` are the two parts of `train`; settings are chosen on them, never on `held-out`. */
 const PARTS: Readonly<
@@ -67,11 +71,11 @@ const PARTS: Readonly<
  * Every row has the extra columns label, tags, group, subgroup, hexcode, colors, view and, for scoring, content: the
  * words of the caption that depend on the image, joined by commas.
  *
- * @throws UserError if `views` is out of range or the folder cannot be written
+ * @throws UserError if `views` is out of range, or the folder cannot be written or has other things in it
  */
 export async function packEmoji(
   folder: string,
-  { views = 4, onProgress }: PackEmojiOptions = {},
+  { views = 4, overwrite = false, onProgress }: PackEmojiOptions = {},
 ): Promise<PackedEmoji> {
   if (!Number.isInteger(views) || views < 1 || views > MAX_VIEWS) {
     throw new UserError(`packEmoji: views must be from 1 to ${MAX_VIEWS}, got ${views}`);
@@ -80,8 +84,9 @@ export async function packEmoji(
   const found = await packedRows(folder, marker);
   if (found !== null) return { rows: found, packed: false };
 
+  if (!overwrite) await requireOwn(folder);
   await mkdir(folder, { recursive: true });
-  await rm(join(folder, MARKER), { force: true }); // while the sets change, the folder is not done
+  await writeFileWhole(join(folder, MARKER), UNDER_WAY); // while the sets change, the folder is ours and not done
   const rendered = await renderAll(emojiConcepts(), views, onProgress);
   for (const name of setNames()) {
     await writeShards(join(folder, name), pairsOf(name, rendered), { overwrite: true, about: aboutText() });
@@ -91,6 +96,15 @@ export async function packEmoji(
   const rows = await packedRows(folder, marker);
   if (rows === null) throw new Error(`packEmoji: the sets must be in ${folder} after packing`);
   return { rows, packed: true };
+}
+
+/** @throws UserError if other things are there than an earlier call made */
+async function requireOwn(folder: string): Promise<void> {
+  const names = await namesIn(folder);
+  if (names.length === 0 || names.includes(MARKER)) return;
+  throw new UserError(
+    `${folder}: exists already, is not empty and has no ${MARKER} of an earlier packing (choose another place, or --force to write into it)`,
+  );
 }
 
 /** Rows of each set, if the marker says that this very pack is done; else null. */

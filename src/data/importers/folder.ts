@@ -8,6 +8,8 @@ import type { ImageTextPair } from '../pairs.js';
 import { listSource } from './list.js';
 import {
   addName,
+  decodeText,
+  orMissing,
   problemAt,
   readPair,
   readPairs,
@@ -101,8 +103,11 @@ async function* itemsOf(folder: string): AsyncGenerator<SourceItem> {
 
 async function readWithText(folder: string, path: string): Promise<Found> {
   const { dir, name } = parse(path);
-  const caption = await readFile(join(dir, `${name}.txt`), 'utf8').catch(() => null); // missing: told next
-  if (caption === null) return problemAt(path, 'no text beside the image', `${name}.txt`);
+  const file = join(dir, `${name}.txt`);
+  const bytes = await orMissing(file, () => readFile(file));
+  if (bytes === null) return problemAt(path, 'no text beside the image', `${name}.txt`);
+  const caption = decodeText(bytes);
+  if (caption === null) return problemAt(path, 'the text is not UTF-8', `${name}.txt`);
   const id = relative(folder, join(dir, name)).split(sep).join('/');
   return readPair(path, path, { id, caption: caption.trim(), extra: {} });
 }

@@ -1,12 +1,11 @@
 /** Lists of images and captions, `.jsonl`, `.csv` or `.tsv`, read as streams: a list may be larger than the memory. */
 
-import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { dirname, extname, resolve } from 'node:path';
 import { UserError } from '../../errors.js';
-import { fileError } from '../../files.js';
 import { reasonOf } from '../bytes/fileBytes.js';
 import { CsvParser, type CsvRow } from './csv.js';
+import { isMarked, linesOf, piecesOf } from './listText.js';
 import {
   captionId,
   captionsOf,
@@ -39,17 +38,10 @@ interface Listed {
   readonly id: unknown;
 }
 
-/** Text of the list, and how many bytes of it are read. */
-interface Piece {
-  readonly text: string;
-  readonly passed: number;
-}
-
 type Names = Required<Omit<ColumnOptions, 'images'>>;
 
 const LIST_NAME = /\.(jsonl|csv|tsv)$/i;
-const MAX_LINE_LENGTH = 64 * 2 ** 20; // characters
-const PIECE_BYTES = 2 ** 20;
+const NOT_UTF8 = 'the text is not UTF-8';
 
 /** Whether a file is a list by its name. */
 export function isList(name: string): boolean {
@@ -131,20 +123,26 @@ async function* jsonRecords(
   for await (const { text, line, passed } of linesOf(file)) {
     if (text.trim() === '') continue;
     const where = `${file}:${line}`;
-    const value = parseObject(text);
-    if (value === null) yield { where, passed, fault: 'not a JSON object' };
+    const value = isMarked(text) ? null : parseObject(text);
+    if (isMarked(text)) yield { where, passed, fault: NOT_UTF8 };
+    else if (value === null) yield { where, passed, fault: 'not a JSON object' };
     else yield { where, passed, image: value[imageColumn], caption: value[captionColumn], id: value['id'] };
   }
 }
 
-async function* tableRecords(file: string, separator: string, names: Names): AsyncGenerator<Listed> {
+async function* tableRecords(
+  file: string,
+  separator: string,
+  names: Names,
+): AsyncGenerator<Listed | ImportFault> {
   let columns: Columns | undefined;
   for await (const { row, passed } of rowsOf(file, separator)) {
     const { fields, line } = row;
+    const where = `${file}:${line}`;
     if (columns === undefined) columns = columnsOf(file, fields, names);
+    else if (fields.some(isMarked)) yield { where, passed, fault: NOT_UTF8 };
     else {
       const { image, caption, id } = columns;
-      const where = `${file}:${line}`;
       yield { where, passed, image: fields[image], caption: fields[caption], id: fields[id] };
     }
   }
@@ -185,40 +183,6 @@ function orThrow<T>(parse: () => T, wrap: (cause: unknown) => Error): T {
     return parse();
   } catch (cause) {
     throw wrap(cause);
-  }
-}
-
-async function* linesOf(file: string): AsyncGenerator<{ text: string; line: number; passed: number }> {
-  let [rest, line, passed] = ['', 0, 0];
-  for await (const piece of piecesOf(file)) {
-    const lines = (rest + piece.text).split('\n');
-    ({ passed } = piece);
-    rest = lines.pop() ?? '';
-    if (rest.length > MAX_LINE_LENGTH)
-      throw new UserError(
-        `pack: a line must have at most ${MAX_LINE_LENGTH} characters, got more in ${file}:${line + lines.length + 1} (is it a .jsonl list?)`,
-      );
-    for (const text of lines) yield { text, line: (line += 1), passed };
-  }
-  yield { text: rest, line: line + 1, passed };
-}
-
-/** The text of a file in pieces; a byte order mark at its beginning is left out. */
-async function* piecesOf(file: string): AsyncGenerator<Piece> {
-  const decoder = new TextDecoder();
-  const stream = createReadStream(file, { highWaterMark: PIECE_BYTES });
-  let passed = 0;
-  try {
-    for await (const chunk of stream) {
-      const bytes = chunk as Uint8Array; // a stream without an encoding yields bytes
-      passed += bytes.length;
-      yield { text: decoder.decode(bytes, { stream: true }), passed };
-    }
-    yield { text: decoder.decode(), passed };
-  } catch (cause) {
-    throw fileError(file, cause);
-  } finally {
-    stream.destroy();
   }
 }
 

@@ -17,7 +17,15 @@ import {
   type ColumnKind,
   type TableColumns,
 } from './table.js';
-import { filesIdentity, problemAt, ready, type Source, type SourceItem, type SourcePart } from './source.js';
+import {
+  filesIdentity,
+  isOfDisk,
+  problemAt,
+  ready,
+  type Source,
+  type SourceItem,
+  type SourcePart,
+} from './source.js';
 
 /** A Parquet file whose footer is read. */
 interface Table {
@@ -86,7 +94,7 @@ async function openTable(path: string): Promise<Table> {
   try {
     return { path, file, metadata: await parquetMetadataAsync(file) };
   } catch (cause) {
-    if (isOfSystem(cause)) throw fileError(path, cause);
+    if (isOfDisk(cause)) throw fileError(path, cause);
     throw fault(path, `not a whole Parquet file, ${reasonOf(cause)}`, 'write or copy it again', cause);
   }
 }
@@ -137,7 +145,7 @@ async function* itemsOf(table: Table, range: RowRange, columns: TableColumns): A
 
 /** The rows, or what is wrong with them. @throws what is the disk's fault */
 async function readRows(
-  { file, metadata }: Table,
+  { path, file, metadata }: Table,
   { rowStart, rowEnd }: RowRange,
   { id, image, caption, source, extra }: TableColumns,
 ): Promise<Record<string, unknown>[] | string> {
@@ -155,13 +163,9 @@ async function readRows(
     });
     return rows.length === rowEnd - rowStart ? rows : `${rows.length} rows there`;
   } catch (cause) {
-    if (isOfSystem(cause)) throw cause;
+    if (isOfDisk(cause)) throw fileError(path, cause);
     return reasonOf(cause);
   }
-}
-
-function isOfSystem(cause: unknown): boolean {
-  return cause instanceof Error && 'syscall' in cause;
 }
 
 function kindsOf(metadata: FileMetaData): Map<string, ColumnKind> {

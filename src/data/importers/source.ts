@@ -5,8 +5,9 @@
 
 import { createHash, type Hash } from 'node:crypto';
 import { open, stat } from 'node:fs/promises';
+import { isAbsolute, relative, sep } from 'node:path';
 import { UserError } from '../../errors.js';
-import { fileError } from '../../files.js';
+import { fileError, hasCode } from '../../files.js';
 import { reasonOf } from '../bytes/fileBytes.js';
 import type { ImageTextPair } from '../pairs.js';
 
@@ -64,6 +65,8 @@ export interface Source {
 /** Bytes of an image at most: those of a record batch of the shards. img2dataset's images have some 20 kB. */
 export const MAX_IMAGE_BYTES = 64 * 2 ** 20;
 
+const NO_FILE = ['ENOENT', 'ENOTDIR', 'EISDIR', 'ELOOP', 'ENAMETOOLONG', 'ERR_INVALID_ARG_VALUE']; // the last: a NUL in the path
+const UTF8 = new TextDecoder('utf-8', { fatal: true });
 const MAX_JSON_BYTES = 400 * 2 ** 20; // V8's longest text has 512 Mi characters
 
 /** Reads a source from its beginning to its end, one item at a time. */
@@ -110,20 +113,44 @@ export function captionId(id: string, index: number): string {
   return index === 0 ? id : `${id}#${index + 1}`;
 }
 
-/** The bytes of an image file, or the problem at `where`. */
+/** The bytes of an image file, or the problem at `where`. @throws UserError if the disk fails */
 export async function readImage(path: string, where: string): Promise<Uint8Array | Found> {
-  const handle = await open(path, 'r').catch(() => null); // told next
-  if (handle === null) return problemAt(where, 'cannot read the image', path);
+  const found = await orMissing(path, async () => {
+    const handle = await open(path, 'r');
+    try {
+      const { size } = await handle.stat();
+      if (size === 0) return problemAt(where, 'the image is empty');
+      if (size > MAX_IMAGE_BYTES)
+        return problemAt(where, `the image must have at most ${MAX_IMAGE_BYTES} bytes`, `${size} in ${path}`);
+      return await handle.readFile();
+    } finally {
+      await handle.close();
+    }
+  });
+  return found ?? problemAt(where, 'cannot read the image', path);
+}
+
+/** What `read` brings; null if no file is at its path. @throws UserError if the disk is at fault, and none of the data */
+export async function orMissing<T>(path: string, read: () => Promise<T>): Promise<T | null> {
   try {
-    const { size } = await handle.stat();
-    if (size === 0) return problemAt(where, 'the image is empty');
-    if (size > MAX_IMAGE_BYTES)
-      return problemAt(where, `the image must have at most ${MAX_IMAGE_BYTES} bytes`, `${size} in ${path}`);
-    return await handle.readFile();
+    return await read();
+  } catch (error) {
+    if (hasCode(error, ...NO_FILE)) return null;
+    throw fileError(path, error);
+  }
+}
+
+/** Whether an error, or what it came from, is the system's answer: then what the file holds is not at fault. */
+export function isOfDisk(error: unknown): boolean {
+  return error instanceof Error && ('syscall' in error || isOfDisk(error.cause));
+}
+
+/** The text of bytes; null if they are not UTF-8. A byte order mark is left out. */
+export function decodeText(bytes: Uint8Array): string | null {
+  try {
+    return UTF8.decode(bytes);
   } catch {
-    return problemAt(where, 'cannot read the image', path); // a folder, or a fault of the disk
-  } finally {
-    await handle.close();
+    return null; // the caller tells of it
   }
 }
 
@@ -159,7 +186,7 @@ export function addName(hash: Hash, name: string): void {
  * Reads a JSON file.
  *
  * @param what the file in words, for the errors' texts
- * @throws UserError if it cannot be read, is too large to be one text, or is no JSON
+ * @throws UserError if it cannot be read, is too large to be one text, or is no JSON in UTF-8
  */
 export async function readJson(path: string, what: string): Promise<unknown> {
   const handle = await open(path, 'r').catch((cause: unknown) => {
@@ -171,7 +198,10 @@ export async function readJson(path: string, what: string): Promise<unknown> {
       throw new UserError(
         `pack: ${what} must have at most ${MAX_JSON_BYTES} bytes, got ${size} in ${path} (make a .jsonl list of it)`,
       );
-    return JSON.parse(await handle.readFile('utf8')) as unknown;
+    const text = decodeText(await handle.readFile());
+    if (text === null)
+      throw new UserError(`pack: ${what} must be UTF-8, got other bytes in ${path} (save it as UTF-8)`);
+    return JSON.parse(text) as unknown;
   } catch (cause) {
     if (!(cause instanceof SyntaxError)) throw fileError(path, cause);
     throw new UserError(`pack: ${what} must be JSON, got ${reasonOf(cause)} in ${path} (copy it again)`, {
@@ -185,4 +215,10 @@ export async function readJson(path: string, what: string): Promise<unknown> {
 /** Whether a value is an object, and no list. */
 export function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+/** Whether a path is `folder` or lies in it. */
+export function isInside(folder: string, path: string): boolean {
+  const way = relative(folder, path);
+  return way !== '..' && !way.startsWith(`..${sep}`) && !isAbsolute(way); // "..x" is a name like any other
 }

@@ -6,6 +6,7 @@ import type { ColumnOptions } from './list.js';
 import {
   captionId,
   captionsOf,
+  decodeText,
   MAX_IMAGE_BYTES,
   problemAt,
   readImage,
@@ -35,7 +36,6 @@ const IMAGE_NAMES = ['image', 'jpg', 'img']; // `datasets`; img2dataset's and we
 const CAPTION_NAMES = ['caption', 'text', 'captions', 'txt'];
 const ID_NAMES = ['id', '__key__', 'key']; // the last two as webdataset and img2dataset name them
 const RESERVED = ['id', 'image', 'caption', 'source'];
-const UTF8 = new TextDecoder('utf-8', { fatal: true });
 
 /** Whether a table has a column that may hold its images. */
 export function hasImages(
@@ -153,11 +153,7 @@ function numberedId(path: string, row: number): string {
 /** Parquet files may keep texts as bytes without saying that they are text. */
 function captionValue(value: unknown): unknown {
   if (!(value instanceof Uint8Array)) return value;
-  try {
-    return UTF8.decode(value);
-  } catch {
-    return ''; // told as an empty caption
-  }
+  return decodeText(value) ?? ''; // told as an empty caption
 }
 
 function textOf(value: unknown): string | undefined {

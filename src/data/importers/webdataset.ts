@@ -1,16 +1,15 @@
 /**
- * Pairs from webdataset tars as img2dataset writes them: the form of MiniGPT-4's stage-1 data. Tars are read as streams,
- * one sample in memory at a time; a damaged one costs what comes after the damage, not the packing.
+ * Pairs from webdataset tars as img2dataset writes them: the form of MiniGPT-4's stage-1 data. One sample is in memory at
+ * a time.
  */
-import { createReadStream } from 'node:fs';
 import { readdir, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { extract } from 'tar-stream';
 import { fileError } from '../../files.js';
-import { readBytes, reasonOf, withHandle } from '../bytes/fileBytes.js';
 import type { ImageTextPair } from '../pairs.js';
 import {
+  decodeText,
   filesIdentity,
+  isRecord,
   MAX_IMAGE_BYTES,
   readPairs,
   ready,
@@ -20,23 +19,10 @@ import {
   type Source,
   type SourceItem,
 } from './source.js';
+import { membersOf, type Member } from './tarMembers.js';
 
 /** Extra columns that pairs of tars may have. Named before the first pair: a later tar may be the first that has one. */
 export const TAR_COLUMNS: readonly string[] = ['url'];
-
-/** A file within a tar. */
-interface Member {
-  /** Path up to the first dot of the base name; what the files of one sample share. */
-  readonly key: string;
-  /** What follows that dot, in lower case. */
-  readonly suffix: string;
-  /** In bytes. */
-  readonly size: number;
-  /** Bytes of the tar up to its end. */
-  readonly end: number;
-  /** Null if it is of no use here, or too large. */
-  readonly bytes: Uint8Array | null;
-}
 
 /** Consecutive members of one key. */
 interface Sample {
@@ -47,6 +33,8 @@ interface Sample {
   readonly files: Map<string, Uint8Array>;
   /** Suffixes that came again. */
   readonly repeated: Set<string>;
+  /** Paths without their ending of members that would be of use but for a further dot in their names. */
+  readonly dotted: Set<string>;
   /** Why it cannot be used, if its members tell already. */
   fault?: Reason;
 }
@@ -55,13 +43,12 @@ interface Sample {
 type Reason = Omit<ImportProblem, 'where'>;
 
 const TAR_NAME = /\.(tar|tar\.gz|tgz)$/i;
-const MEMBER_NAME = /^(?:\.\/)?((?:.*\/)?[^./]+)\.([^/]*)$/; // webdataset, tariterators.py, `base_plus_ext`
 const IMAGE_SUFFIXES = ['jpg', 'jpeg', 'png', 'webp'];
 const USED_SUFFIXES = new Set([...IMAGE_SUFFIXES, 'json', 'txt']);
-const BLOCK = 512; // bytes; the unit of a tar, which ends with two blocks of zeros
 const PYTHON_NUMBERS = /"[^"\\]*(?:\\.[^"\\]*)*"|-?(?:NaN|Infinity)/gs;
+const NO_JSON = 'no json, after the first json of its tar';
+const DOTTED = "its name has a further dot (webdataset's keys end at the first)";
 const KEY_AGAIN = 'its key came before in this tar, apart from these files (they must follow each other)';
-const UTF8 = new TextDecoder('utf-8', { fatal: true });
 
 /** Whether a file is a tar by its name: `.tar`, or `.tar.gz` and `.tgz`, which are told of as problems. */
 export function isTar(name: string): boolean {
@@ -83,9 +70,9 @@ export async function tarsIn(folder: string): Promise<string[]> {
 
 /**
  * The pairs of a tar, or of each tar in a folder. A sample is `KEY.jpg` (`.jpeg`, `.png`, `.webp`) with `KEY.json`, whose
- * `caption` is taken as it stands, one after the other in the tar. In a tar without json files `KEY.txt` is the caption;
- * where other samples have a json, one without is left out, as MiniGPT-4 leaves it. The id is `TAR/KEY`, the bytes are
- * those of the member (not decoded here), the extra column is `url` of the json.
+ * `caption` is taken as it stands, one after the other in the tar. Without a json `KEY.txt` is the caption, but for samples
+ * after the first json of their tar, which are left out as MiniGPT-4 leaves them. The id is `TAR/KEY`, the bytes are those
+ * of the member (not decoded here), the extra column is `url` of the json.
  *
  * @param source a tar, or a folder with tars; other files beside them are ignored
  * @throws UserError if the source, or when it is read one of its tars, cannot be opened or read from the disk
@@ -116,19 +103,17 @@ async function* itemsOf(path: string): AsyncGenerator<SourceItem> {
   const name = basename(path).replace(TAR_NAME, '');
   const keys = new Set<string>();
   const damages: string[] = [];
-  let hasJson = false;
-  let pairs = 0;
-  let passed = 0;
-  for await (const sample of samplesOf(membersOf(path, (damage) => damages.push(damage)))) {
+  let [hasJson, isEmpty] = [false, true];
+  let [pairs, passed] = [0, 0];
+  for await (const sample of samplesOf(membersOf(path, USED_SUFFIXES, (damage) => damages.push(damage)))) {
     const { key, files, end } = sample;
-    hasJson ||= files.has('json');
+    [hasJson, isEmpty, passed] = [hasJson || files.has('json'), false, end];
     const found = foundIn(path, name, sample, keys.has(key), hasJson);
-    keys.add(key);
-    passed = end;
+    if (isOfUse(sample)) keys.add(key);
     if (found.pair) pairs += 1;
     yield ready(passed, found);
   }
-  if (damages.length === 0 && keys.size === 0) damages.push('no image, json or txt file in it');
+  if (damages.length === 0 && isEmpty) damages.push('no image, json or txt file in it');
   const problems = damages.map((reason) => ({
     where: path,
     reason,
@@ -139,7 +124,9 @@ async function* itemsOf(path: string): AsyncGenerator<SourceItem> {
 
 /** The pair of a sample and what is wrong with it. */
 function foundIn(path: string, tar: string, sample: Sample, cameBefore: boolean, needsJson: boolean): Found {
-  const { key, repeated } = sample;
+  const { key, repeated, dotted } = sample;
+  if (!isOfUse(sample))
+    return { problems: [...dotted].map((stem) => ({ where: `${path}:${stem}`, reason: DOTTED })) };
   const where = `${path}:${key}`;
   const problems: ImportProblem[] = [];
   if (repeated.size > 0)
@@ -149,17 +136,18 @@ function foundIn(path: string, tar: string, sample: Sample, cameBefore: boolean,
   return { pair: { id: `${tar}/${key}`, ...content }, problems };
 }
 
-/** Joins consecutive members of one key; samples without any file of use are passed over. */
+/** Joins consecutive members of one key; samples without any file of use are passed over, unless a dot is why. */
 async function* samplesOf(members: AsyncIterable<Member>): AsyncGenerator<Sample> {
   let sample: Sample | undefined;
-  for await (const { key, suffix, size, end, bytes } of members) {
+  for await (const { key, stem, suffix, size, end, bytes } of members) {
     if (sample?.key !== key) {
-      if (sample && isOfUse(sample)) yield sample;
-      sample = { key, end, files: new Map(), repeated: new Set() };
+      if (sample && (isOfUse(sample) || sample.dotted.size > 0)) yield sample;
+      sample = { key, end, files: new Map(), repeated: new Set(), dotted: new Set() };
     }
     sample.end = end;
-    if (!USED_SUFFIXES.has(suffix)) continue;
-    if (bytes === null)
+    if (!USED_SUFFIXES.has(suffix)) {
+      if (USED_SUFFIXES.has(suffix.replace(/^.*\./, ''))) sample.dotted.add(stem);
+    } else if (bytes === null)
       sample.fault = {
         reason: `its ${suffix} must have at most ${MAX_IMAGE_BYTES} bytes`,
         detail: String(size),
@@ -167,7 +155,7 @@ async function* samplesOf(members: AsyncIterable<Member>): AsyncGenerator<Sample
     else if (sample.files.has(suffix)) sample.repeated.add(suffix);
     else sample.files.set(suffix, bytes);
   }
-  if (sample && isOfUse(sample)) yield sample;
+  if (sample && (isOfUse(sample) || sample.dotted.size > 0)) yield sample;
 }
 
 function isOfUse({ files, fault }: Sample): boolean {
@@ -182,7 +170,7 @@ function contentOf({ files, fault }: Sample, needsJson: boolean): Omit<ImageText
   if (image.length === 0) return { reason: 'the image is empty' };
   const json = files.get('json');
   const text = files.get('txt');
-  if (!json && needsJson) return { reason: 'no json, which other samples of this tar have' };
+  if (!json && needsJson) return { reason: NO_JSON };
   if (!json && !text) return { reason: 'no json or txt beside the image' };
   const fields = json ? parseObject(json) : { caption: text && decodeText(text) };
   if (fields === null) return { reason: 'the json is not a JSON object' };
@@ -193,86 +181,22 @@ function contentOf({ files, fault }: Sample, needsJson: boolean): Omit<ImageText
   return { image, caption, extra: typeof url === 'string' && url !== '' ? { url } : {} };
 }
 
-/** Null if the bytes are not UTF-8. */
-function decodeText(bytes: Uint8Array): string | null {
-  try {
-    return UTF8.decode(bytes);
-  } catch {
-    return null; // the caller reports the sample
-  }
-}
-
 /** An object that Python's `json` wrote: it may hold NaN and Infinity, which become null. */
 function parseObject(bytes: Uint8Array): { caption?: unknown; url?: unknown } | null {
-  const text = decodeText(bytes)?.replace(PYTHON_NUMBERS, (part) => (part.startsWith('"') ? part : 'null'));
+  const text = decodeText(bytes) ?? '';
+  const plain = parseJson(() => text);
+  if (plain !== undefined) return isRecord(plain) ? plain : null;
+  const value = parseJson(() =>
+    text.replace(PYTHON_NUMBERS, (part) => (part.startsWith('"') ? part : 'null')),
+  );
+  return isRecord(value) ? value : null;
+}
+
+/** Undefined if it is no JSON, or too long a text for the expression that replaces in it. */
+function parseJson(textOf: () => string): unknown {
   try {
-    const value: unknown = JSON.parse(text ?? '');
-    return typeof value === 'object' && !Array.isArray(value) ? value : null;
+    return JSON.parse(textOf()) as unknown;
   } catch {
-    return null; // the caller reports the sample
+    return undefined; // the caller reports the sample
   }
-}
-
-/**
- * The regular files of a tar that belong to a sample, in its order.
- *
- * @param onDamage called at the end if the tar is damaged, cut short or none, with few words
- */
-async function* membersOf(path: string, onDamage: (reason: string) => void): AsyncGenerator<Member> {
-  const { isGzip, ends } = await look(path);
-  if (isGzip) {
-    onDamage('the tar is gzipped (gunzip it first)');
-    return;
-  }
-  const file = createReadStream(path, { highWaterMark: 2 ** 20 });
-  const tar = extract();
-  file.on('error', (cause) => tar.destroy(cause)).pipe(tar);
-  try {
-    for await (const entry of tar) {
-      const { type, size } = entry.header;
-      const isFile = type === 'file' || type === 'contiguous-file';
-      const name = isFile ? nameOf(entry.header.name) : null;
-      const used = name && USED_SUFFIXES.has(name.suffix) && size <= MAX_IMAGE_BYTES;
-      const bytes = used ? await bytesOf(entry, size) : null;
-      if (bytes === null) entry.resume(); // passes it over, in pieces
-      if (name) yield { ...name, size, bytes, end: file.bytesRead }; // reading is ahead by some pieces
-    }
-    if (!ends) onDamage('the tar is cut short: its closing zeros are missing');
-  } catch (cause) {
-    if (cause instanceof Error && 'syscall' in cause) throw fileError(path, cause); // the disk's fault, not the tar's
-    onDamage(`the tar is damaged or cut short (${reasonOf(cause)})`);
-  } finally {
-    file.destroy();
-    tar.destroy();
-  }
-}
-
-/** Null for a name that belongs to no sample. */
-function nameOf(path: string): Pick<Member, 'key' | 'suffix'> | null {
-  const [, key, suffix] = MEMBER_NAME.exec(path) ?? [];
-  return key === undefined || suffix === undefined ? null : { key, suffix: suffix.toLowerCase() };
-}
-
-async function bytesOf(entry: AsyncIterable<unknown>, size: number): Promise<Uint8Array> {
-  const bytes = new Uint8Array(size);
-  let at = 0;
-  for await (const chunk of entry) {
-    const piece = chunk as Uint8Array; // a stream without an encoding yields bytes
-    bytes.set(piece, at);
-    at += piece.length;
-  }
-  return bytes;
-}
-
-/** What the first and last bytes of a tar tell. One that was cut between two members looks whole but for its end. */
-async function look(path: string): Promise<{ isGzip: boolean; ends: boolean }> {
-  const looking = withHandle(path, async (handle) => {
-    const { size } = await handle.stat();
-    const [first, second] = await readBytes(handle, path, 0, Math.min(size, 2));
-    const last = await readBytes(handle, path, Math.max(size - BLOCK, 0), Math.min(size, BLOCK));
-    return { isGzip: first === 0x1f && second === 0x8b, ends: last.every((byte) => byte === 0) };
-  });
-  return looking.catch((cause: unknown) => {
-    throw fileError(path, cause);
-  });
 }

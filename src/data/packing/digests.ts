@@ -1,6 +1,7 @@
 /** A set of content hashes that holds millions in little memory: what de-duplication has seen. */
 
 import { createHash } from 'node:crypto';
+import { readBytes, withHandle } from '../bytes/fileBytes.js';
 import type { ImageTextPair } from '../pairs.js';
 
 /** What must be equal for a pair to be a duplicate: the image's bytes, or these and the caption. */
@@ -9,6 +10,7 @@ export type DedupBy = 'image' | 'pair';
 /** Bytes of a digest: half of a SHA-256. Two of 5 million different pairs share one with a chance of 4e-26. */
 export const DIGEST_BYTES = 16;
 
+const READ_BYTES = 2 ** 16 * DIGEST_BYTES;
 const FIRST_SLOTS = 2 ** 10;
 const MAX_FILLED = 0.75; // then the table doubles
 
@@ -27,6 +29,20 @@ export function digestOf({ image, caption }: ImageTextPair, by: DedupBy): Uint8A
 export class DigestSet {
   #slots = new BigUint64Array(2 * FIRST_SLOTS); // two words a slot; both 0: free
   #size = 0;
+
+  /** The digests in the first `length` bytes of a file. @throws UserError if it cannot be read, or is shorter */
+  static async read(path: string, length: number): Promise<DigestSet> {
+    const seen = new DigestSet();
+    if (length === 0) return seen; // the file is made with its first bytes
+    await withHandle(path, async (handle) => {
+      for (let offset = 0; offset < length; offset += READ_BYTES) {
+        const bytes = await readBytes(handle, path, offset, Math.min(READ_BYTES, length - offset));
+        for (let at = 0; at < bytes.length; at += DIGEST_BYTES)
+          seen.add(bytes.subarray(at, at + DIGEST_BYTES));
+      }
+    });
+    return seen;
+  }
 
   /** Digests in it. */
   get size(): number {

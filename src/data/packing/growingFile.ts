@@ -1,6 +1,7 @@
 /** A file that grows while packing goes on, and is cut back to what was on record when packing is taken up again. */
 
 import { open, rm, type FileHandle } from 'node:fs/promises';
+import { UserError } from '../../errors.js';
 import { fileError } from '../../files.js';
 
 const FLUSH_BYTES = 2 ** 20;
@@ -28,7 +29,10 @@ export class GrowingFile {
         return new GrowingFile(path, undefined, 0);
       }
       const handle = await open(path, 'r+');
-      await handle.truncate(length);
+      await cutBack(handle, path, length).catch(async (error: unknown) => {
+        await handle.close();
+        throw error;
+      });
       return new GrowingFile(path, handle, length);
     } catch (error) {
       throw fileError(path, error);
@@ -70,4 +74,14 @@ export class GrowingFile {
       throw fileError(this.path, error);
     }
   }
+}
+
+/** Never the other way: `truncate` would fill up a shorter file with zeros. */
+async function cutBack(handle: FileHandle, path: string, length: number): Promise<void> {
+  const { size } = await handle.stat();
+  if (size < length)
+    throw new UserError(
+      `${path}: must have at least the ${length} bytes on record, got ${size} (pack anew with --force)`,
+    );
+  await handle.truncate(length);
 }

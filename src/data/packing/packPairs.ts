@@ -1,20 +1,17 @@
 /** Packs a source's pairs into shards: read, compared and encoded several at a time, written in the source's order. */
 
 import sharp from 'sharp';
-import { readBytes, withHandle } from '../bytes/fileBytes.js';
 import { BadImage } from '../images/images.js';
 import type { Found, ImportProblem, Source, SourceItem } from '../importers/source.js';
 import type { LeftOut, ShardManifest } from '../shards/manifest.js';
 import type { ImageTextPair } from '../pairs.js';
 import type { ShardLayout } from '../shards/shardLayout.js';
 import { allColumns, manifestOf, writeShardFiles } from '../shards/shardWriter.js';
-import { DigestSet, DIGEST_BYTES, digestOf, type DedupBy } from './digests.js';
+import { DigestSet, digestOf, type DedupBy } from './digests.js';
 import { GrowingFile } from './growingFile.js';
 import { inOrder } from './inOrder.js';
 import { describeRecipe, recode, type Recipe } from './recode.js';
 import type { PackState, Workplace } from './workplace.js';
-
-const READ_BYTES = 2 ** 16 * DIGEST_BYTES;
 
 /** How far a packing is. */
 export interface PackProgress {
@@ -120,7 +117,7 @@ class Packing {
     const { problemBytes, digestBytes } = work.state;
     const problems = await GrowingFile.open(work.problemsFile, problemBytes);
     const digests = await GrowingFile.open(work.digestsFile, digestBytes);
-    const seen = digestBytes > 0 ? await readDigests(work.digestsFile, digestBytes) : new DigestSet();
+    const seen = await DigestSet.read(work.digestsFile, digestBytes);
     return new Packing(source, work, options, problems, digests, seen);
   }
 
@@ -239,15 +236,4 @@ async function encode(outcome: Outcome, recipe: Recipe): Promise<Outcome> {
 /** What packing left out up to a state. */
 export function leftOutOf({ duplicates, reasons }: PackState): LeftOut {
   return { duplicates, problems: Object.values(reasons).reduce((sum, count) => sum + count, 0), reasons };
-}
-
-async function readDigests(path: string, length: number): Promise<DigestSet> {
-  const seen = new DigestSet();
-  await withHandle(path, async (handle) => {
-    for (let offset = 0; offset < length; offset += READ_BYTES) {
-      const bytes = await readBytes(handle, path, offset, Math.min(READ_BYTES, length - offset));
-      for (let at = 0; at < bytes.length; at += DIGEST_BYTES) seen.add(bytes.subarray(at, at + DIGEST_BYTES));
-    }
-  });
-  return seen;
 }

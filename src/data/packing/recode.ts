@@ -4,6 +4,7 @@
  */
 
 import sharp, { type Metadata, type Sharp } from 'sharp';
+import { readImageHeader, requireSize } from '../images/imageHeader.js';
 import { BadImage, decodeImage } from '../images/images.js';
 
 /** What is done to images that are packed. */
@@ -18,7 +19,6 @@ export interface Recipe {
 export const ENCODER = `sharp ${sharp.versions.sharp}, libvips ${sharp.versions.vips}`;
 
 const DEFAULT_QUALITY = 95; // img2dataset's
-const MAX_PIXELS = 5e7; // as for the trainer
 const LOSSLESS = ['png', 'gif', 'tiff'];
 const DECODE = { limitInputPixels: false, ignoreIcc: true, failOn: 'error' } as const;
 
@@ -39,16 +39,19 @@ export function describeRecipe({ maxSide, quality }: Recipe): string {
  * not kept: a reader that would apply it later sees what the trainer sees.
  *
  * @returns the new bytes, or the very ones given if nothing is to be done
- * @throws BadImage if something is to be done and the bytes are no image, cut short, or more than 50 megapixels
+ * @throws BadImage if the bytes are no image of a format that is read, or more than 50 megapixels; if something is to be
+ *   done, also if they are damaged or cut short
  * Source: img2dataset, resizer.py: `keep_ratio_largest` with `resize_only_if_bigger`.
  */
 export async function recode(bytes: Uint8Array, { maxSide, quality }: Recipe): Promise<Uint8Array> {
-  const metadata = await orBad('no image of a known kind', () => sharp(bytes, DECODE).metadata());
+  const { format } = readImageHeader(bytes); // tells of SVGs and web pages in the ledger's words
+  const fault = `${format} damaged or cut short`;
+  const metadata = await orBad(fault, () => sharp(bytes, DECODE).metadata());
   const { width, height } = metadata;
-  if (width * height > MAX_PIXELS) throw new BadImage(`more than ${MAX_PIXELS} pixels`);
+  requireSize(width, height);
   const isLarge = maxSide !== undefined && Math.max(width, height) > maxSide;
   if (!isLarge && quality === undefined) return bytes;
-  const image = await orBad('damaged or cut short', () => decoded(bytes, metadata));
+  const image = await orBad(fault, () => decoded(bytes, metadata));
   if (isLarge)
     image.resize({
       width: maxSide,
@@ -59,7 +62,7 @@ export async function recode(bytes: Uint8Array, { maxSide, quality }: Recipe): P
     });
   const lossless = quality === undefined && isLossless(bytes, metadata);
   const encoded = lossless ? image.png() : image.jpeg({ quality: quality ?? DEFAULT_QUALITY });
-  const made = await orBad('damaged or cut short', () => encoded.toBuffer());
+  const made = await orBad(fault, () => encoded.toBuffer());
   return isLarge || made.length < bytes.length ? made : bytes;
 }
 
@@ -81,6 +84,7 @@ async function orBad<T>(reason: string, work: () => Promise<T>): Promise<T> {
   try {
     return await work();
   } catch (cause) {
+    if (cause instanceof BadImage) throw cause;
     throw new BadImage(reason, { cause });
   }
 }

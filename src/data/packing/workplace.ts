@@ -6,7 +6,7 @@
 import { mkdir, readFile, readdir, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { UserError } from '../../errors.js';
-import { fileError, syncFolder, writeFileWhole } from '../../files.js';
+import { fileError, hasCode, syncFolder, writeFileWhole } from '../../files.js';
 import { isRecord } from '../importers/source.js';
 import { MANIFEST_FILE, type ShardManifest } from '../shards/manifest.js';
 import { writeManifest, type WrittenShard } from '../shards/shardWriter.js';
@@ -41,7 +41,7 @@ interface Journal {
 /** File in the output that lists what was left out, a JSON object `{where, reason, detail?}` a line. */
 export const PROBLEMS_FILE = 'problems.jsonl';
 
-const VERSION = 1; // raise when the same source and options make other bytes
+const VERSION = 2; // raise when the same source and options make other bytes
 const JOURNAL_FILE = 'journal.json';
 const DIGESTS_FILE = 'digests';
 const START: PackState = { part: 0, item: 0, duplicates: 0, reasons: {}, recoded: 0, problemBytes: 0, digestBytes: 0 }; // prettier-ignore
@@ -168,12 +168,25 @@ function startsAnew(out: string, { identity: before }: Journal, now: Identity, s
   );
 }
 
-/** Whether the shards on record are there; those of a packing that is done may be in the output's place already. */
-async function isWhole(out: string, { shards, done }: Journal): Promise<boolean> {
+/** Whether all on record is there; the shards of a packing that is done may be in the output's place already. */
+async function isWhole(out: string, { shards, state, done }: Journal): Promise<boolean> {
   const folder = join(workFolder(out), 'shards');
   if (done && !(await exists(folder))) return exists(join(out, MANIFEST_FILE));
-  const sizes = await Promise.all(shards.map(({ file }) => stat(join(folder, file)).catch(() => null)));
-  return shards.every(({ bytes }, i) => sizes[i]?.size === bytes);
+  const sizes = await Promise.all(shards.map(({ file }) => sizeOf(join(folder, file))));
+  const isLong = async (path: string, bytes: number) => (await sizeOf(path)) >= bytes; // it may have grown since
+  return (
+    shards.every(({ bytes }, i) => sizes[i] === bytes) &&
+    (await isLong(join(folder, PROBLEMS_FILE), state.problemBytes)) &&
+    (await isLong(join(workFolder(out), DIGESTS_FILE), state.digestBytes))
+  );
+}
+
+/** 0 for a file that is not there. */
+async function sizeOf(path: string): Promise<number> {
+  return stat(path).then(
+    ({ size }) => size,
+    () => 0,
+  );
 }
 
 /** Removes what a killed process was writing. */
@@ -187,7 +200,7 @@ async function removeUnlisted(folder: string, { shards }: Journal): Promise<void
 async function readJournal(folder: string): Promise<Journal | null> {
   const path = join(folder, JOURNAL_FILE);
   const text = await readFile(path, 'utf8').catch((error: unknown) => {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return '';
+    if (hasCode(error, 'ENOENT')) return '';
     throw fileError(path, error);
   });
   if (text === '') return null;

@@ -79,7 +79,7 @@ describe('readAlign', () => {
         'caption is empty',
         'caption is empty',
         'no image_id',
-        'image_id must name a file of the folder image, got ../image/a',
+        'image_id must name a file of the folder image: ../image/a',
         'not a JSON object',
         'not a JSON object',
       ].map((reason, i) => ({ where: `${file}: annotations[${i + 1}]`, reason })),

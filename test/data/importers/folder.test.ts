@@ -194,6 +194,53 @@ describe('listSource', () => {
   });
 });
 
+describe('a list that is not UTF-8', () => {
+  const latin = (text: string) => Buffer.from(text, 'latin1');
+  const problemsOf = async (name: string, parts: readonly Buffer[]) => {
+    await write({ 'a.jpg': 'A' });
+    await writeFile(join(folder, name), Buffer.concat(parts));
+    const { pairs, problems } = await collect(readList, join(folder, name));
+    return { captions: pairs.map(({ caption }) => caption), problems };
+  };
+  const problem = (name: string, line: number) => ({
+    where: `${join(folder, name)}:${line}`,
+    reason: 'the text is not UTF-8',
+  });
+
+  it('costs the lines with such bytes, told by their numbers, wherever the pieces of the list end', async () => {
+    const line = (caption: string) => `{"image": "a.jpg", "caption": "${caption}"}\n`;
+    const long = 'é'.repeat(2 ** 19); // with the rest of its line more than a piece of 1 MiB
+    const { captions, problems } = await problemsOf('list.jsonl', [
+      Buffer.from(line('one')),
+      latin(line('f\xfcnf')),
+      Buffer.from(line('genuine \ufffd')),
+      Buffer.from(line('written \\ud800')),
+      Buffer.from(line(long)),
+      latin(line('\xe9'.repeat(2 ** 20))),
+      Buffer.from(line('last').trimEnd()),
+    ]);
+    expect(captions).toEqual(['one', 'genuine \ufffd', 'written \ud800', long, 'last']);
+    expect(problems).toEqual([problem('list.jsonl', 2), problem('list.jsonl', 6)]);
+  });
+
+  it('as a table costs these rows', async () => {
+    const { captions, problems } = await problemsOf('list.csv', [
+      Buffer.from('\ufeffimage,caption,more\na.jpg,fünf,\n'),
+      latin('a.jpg,"two\nf\xfcnf lines",\na.jpg,x,\xfc\n'),
+      Buffer.from('a.jpg,last,'),
+    ]);
+    expect(captions).toEqual(['fünf', 'last']);
+    expect(problems).toEqual([problem('list.csv', 3), problem('list.csv', 5)]);
+  });
+
+  it('without line breaks is not read into memory whole', async () => {
+    await writeFile(join(folder, 'list.jsonl'), Buffer.alloc(65 * 2 ** 20, 'x'));
+    await expect(collect(readList, join(folder, 'list.jsonl'))).rejects.toThrow(
+      /a line must have at most 67108864 bytes, got more in .*list\.jsonl from byte 0/,
+    );
+  });
+});
+
 describe('parseCsv', () => {
   const fields = (text: string) => parseCsv(text, ',').map((row) => row.fields);
 
@@ -201,6 +248,7 @@ describe('parseCsv', () => {
     expect(fields('a,b\n"x,""y""\nz",\n\n,q\r\n"",w')).toEqual([['a', 'b'], ['x,"y"\nz', ''], ['', 'q'], ['', 'w']]); // prettier-ignore
     expect(fields('\ufeffa,b')).toEqual([['a', 'b']]);
     expect(fields('a,')).toEqual([['a', '']]);
+    expect(fields('a\r\nb,c\r')).toEqual([['a'], ['b', 'c']]); // cut off before the last line break ends
   });
 
   it('splits text in pieces as it splits the whole, wherever the pieces end', () => {

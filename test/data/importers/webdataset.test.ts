@@ -106,7 +106,7 @@ describe('the reference tar', () => {
       ['00001_defects/000010005', 'Defect shard sample 5.'],
     ]);
     expect(problems).toEqual([
-      { where: `${path}:000010002`, reason: 'no json, which other samples of this tar have' },
+      { where: `${path}:000010002`, reason: 'no json, after the first json of its tar' },
       { where: `${path}:000010003`, reason: 'no caption in the json' },
       { where: `${path}:000010004`, reason: 'the json is not a JSON object' },
     ]);
@@ -271,6 +271,44 @@ describe('readTars', () => {
     expect(problems.map(({ where }) => where)).toEqual([`${path}:w`]);
   });
 
+  it('tells of samples with a dot in their name, each once; parts of a sample that is of use are no such', async () => {
+    const path = await writeTar('a.tar', [
+      ['v1/p.1.JPG', 'A'],
+      ['v1/p.1.json', json('one')],
+      ['v1/p.Two.jpg', 'B'],
+      ['v1/p.Two.txt', 'two'],
+      ['v1/p.npy', 'of no use'],
+      ['q.jpg', 'C'],
+      ['q.seg.png', 'a mask'],
+      ['q.json', json('three')],
+      ['r.meta.json', '{}'],
+      ['r.tar.gz', 'of no use'],
+    ]);
+    const { pairs, problems } = await collect(path);
+    expect(shown(pairs)).toEqual([['a/q', 'C', 'three']]);
+    const reason = "its name has a further dot (webdataset's keys end at the first)";
+    expect(problems).toEqual(
+      ['v1/p.1', 'v1/p.Two', 'r.meta'].map((key) => ({ where: `${path}:${key}`, reason })),
+    );
+    const only = await writeTar('b.tar', [['p.1.jpg', 'A']]);
+    expect((await collect(only)).problems).toEqual([{ where: `${only}:p.1`, reason }]);
+  });
+
+  it('reads a json of 8 MB that is all escapes, and takes one with NaN besides for none', async () => {
+    const long = '\\n'.repeat(4e6);
+    const path = await writeTar('a.tar', [
+      ['1.jpg', 'A'],
+      ['1.json', `{"caption": "x${long}"}`],
+      ['2.jpg', 'A'],
+      ['2.json', `{"caption": "x${long}", "a": NaN}`],
+      ['3.jpg', 'A'],
+      ['3.json', json('x')],
+    ]);
+    const { pairs, problems } = await collect(path);
+    expect(pairs.map(({ caption }) => caption.length)).toEqual([4e6 + 1, 1]);
+    expect(problems).toEqual([{ where: `${path}:2`, reason: 'the json is not a JSON object' }]);
+  });
+
   it('reads long names in the ways of GNU and PAX, and names in UTF-8', async () => {
     const long = `${'folder/'.repeat(30)}${'n'.repeat(120)}`;
     const gnu = [`${long}.jpg`, `${long}.json`].flatMap((name, i) => [
@@ -375,7 +413,7 @@ describe('readTars', () => {
     await expect(collect(folder)).rejects.toThrow(/is a folder, not a file/);
     await rm(join(folder, 'a folder.tar'));
     await symlink('/proc/self/mem', join(folder, 'a.broken.tar')); // opens, then fails as a broken disk does
-    await expect(collect(folder)).rejects.toThrow(/EIO/);
+    await expect(collect(folder)).rejects.toThrow(/the disk failed/);
   });
 
   it('closes the tar when its reader stops early', async () => {

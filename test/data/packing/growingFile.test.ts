@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -30,6 +30,15 @@ describe('GrowingFile', () => {
     expect(await readFile(path, 'utf8')).toBe('one two three');
     await (await GrowingFile.open(path, 0)).close();
     expect(existsSync(path)).toBe(false);
+  });
+
+  it('that is shorter than on record is refused and left as it is', async () => {
+    const path = join(folder, 'a');
+    await writeFile(path, 'four');
+    await expect(GrowingFile.open(path, 5)).rejects.toThrow(
+      new UserError(`${path}: must have at least the 5 bytes on record, got 4 (pack anew with --force)`),
+    );
+    expect(await readFile(path, 'utf8')).toBe('four');
   });
 
   it('that cannot be written is the user’s to mend', async () => {

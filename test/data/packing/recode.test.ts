@@ -67,11 +67,24 @@ describe('recode', () => {
   it('tells of what it cannot decode; what it need not decode it does not', async () => {
     const jpeg = await read('img_00.jpg');
     const cut = jpeg.subarray(0, jpeg.length / 2);
-    await expect(recode(Buffer.from('<html>'), { maxSide: 8 })).rejects.toThrow(
-      new BadImage('no image of a known kind'),
-    );
-    await expect(recode(new Uint8Array(0), { maxSide: 8 })).rejects.toThrow(BadImage);
-    await expect(recode(cut, { maxSide: 8 })).rejects.toThrow(new BadImage('damaged or cut short'));
+    for (const [text, reason] of [
+      ['<html>', 'a web page, not an image'],
+      [
+        '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
+        'an SVG drawing: Pillow does not read it',
+      ],
+      ['', 'no bytes'],
+    ] as const)
+      await expect(recode(Buffer.from(text), { maxSide: 8 })).rejects.toThrow(new BadImage(reason));
+    for (const [name, reason] of [
+      ['img_00.jpg', 'JPEG damaged or cut short'],
+      ['img_03_rgba.png', 'PNG damaged or cut short'], // the trainer's decoder tells it
+      ['odd_animated.gif', 'GIF damaged or cut short'],
+    ] as const) {
+      const whole = await read(name);
+      const short = whole.subarray(0, whole.length / 4);
+      await expect(recode(short, { maxSide: 8 })).rejects.toThrow(new BadImage(reason));
+    }
     expect(await recode(cut, { maxSide: 10_000 })).toBe(cut);
   });
 });
