@@ -5,7 +5,7 @@ import { basename, extname, join } from 'node:path';
 
 import { RESOLVED_HEADER } from './config/describe.js';
 import { loadConfig } from './config/load.js';
-import { isAddress, shownAddress } from './data/bytes/remoteFile.js';
+import { isAddress, shownPlace } from './data/bytes/remoteFile.js';
 import { ShardSet } from './data/shards/shards.js';
 import { UserError } from './errors.js';
 import { fileError } from './files.js';
@@ -62,7 +62,8 @@ export async function inspectPath(path: string, options: InspectOptions = {}): P
 
 async function inspectFolder(folder: string, options: InspectOptions): Promise<string[]> {
   const names = await readdir(folder);
-  if (names.includes('state.json')) return inspectCheckpoint(folder);
+  const isCheckpoint = ['state.json', 'projection.safetensors'].every((name) => names.includes(name));
+  if (isCheckpoint) return inspectCheckpoint(folder); // `datasets` has a state.json too
   if (names.includes('checkpoints') || (await isRun(folder))) return inspectRun(folder);
   if (names.includes('manifest.json') || names.some((name) => name.endsWith('.arrow'))) {
     return inspectShards(folder, options);
@@ -158,10 +159,6 @@ async function drawnSamples(folder: string, checkpoint: string): Promise<string[
     if (error instanceof UserError) return [`drawn samples: not known, ${error.message}`];
     throw error;
   }
-}
-
-function shownPlace(place: string): string {
-  return isAddress(place) ? shownAddress(new URL(place)) : place;
 }
 
 async function isRun(folder: string): Promise<boolean> {

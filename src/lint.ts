@@ -1,4 +1,5 @@
-/** `minigpt4 inspect --lint`: looks at every pair of a set as training would, and says what is bad before a run does. */
+/** `minigpt4 inspect --lint`: looks at every pair of a set as training would, and finds what is bad before a run does. */
+import { stat } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import pLimit from 'p-limit';
 
@@ -7,7 +8,7 @@ import { Distribution, SeenTexts } from './data/counts.js';
 import { BadImage, decodeImage } from './data/images/images.js';
 import type { BadSample } from './data/ledger.js';
 import type { ImageTextPair } from './data/pairs.js';
-import { isAddress } from './data/bytes/remoteFile.js';
+import { ServerError } from './data/bytes/remoteRequest.js';
 import { ShardSet } from './data/shards/shards.js';
 import { UserError } from './errors.js';
 import { writeWhole } from './files.js';
@@ -20,6 +21,8 @@ export interface LintOptions {
   readonly captions?: 'clean' | 'verbatim';
   /** A file that gets every bad row as a line of JSON, as ledger.jsonl has them; it appears when all rows are done. */
   readonly report?: string;
+  /** Ends the work, and leaves nothing of the report. */
+  readonly signal?: AbortSignal;
   /** Called after each row, in order, with the rows done and those of them that are bad. */
   readonly onProgress?: (done: number, total: number, bad: number) => void;
 }
@@ -48,31 +51,34 @@ export type Measure = (typeof MEASURES)[number];
 const MEASURES = ['width', 'height', 'image bytes', 'caption words'] as const;
 /** The parts of the rows at which `LintReport.sizes` has its values. */
 export const PARTS: readonly number[] = [0, 0.01, 0.25, 0.5, 0.75, 0.99, 1];
-const LISTED = 20;
+/** Bad rows, ids and reasons that are named one by one, at most. */
+export const LISTED = 20;
 const AHEAD = 4; // rows in work for each worker, so that a slow image holds up no other
 
+type OnBad = (bad: BadSample) => Promise<void>;
+
 /** What one row is. */
-type Finding = { readonly id: string } & (
-  | { readonly sizes: Readonly<Record<Measure, number>> }
-  | { readonly reason: string; readonly unread: boolean }
-);
+type Finding =
+  | { readonly id: string; readonly sizes: Readonly<Record<Measure, number>> }
+  /** Without an id: it could not be read. */
+  | { readonly id?: string; readonly reason: string };
 
 /**
  * Reads every row of a set, decodes its image and cleans its caption. Memory holds some rows a worker and 8 to 16 bytes an id.
  *
  * @param place a folder of shards, a shard, or an address
- * @throws UserError if the set cannot be opened, its server fails, or the report cannot be written
+ * @throws UserError if the set cannot be opened, its server fails, or the report cannot be written; the signal's reason
  */
 export async function lintShards(place: string, options: LintOptions = {}): Promise<LintReport> {
-  const set = await ShardSet.open(place);
   const { report } = options;
+  if (report !== undefined) await refuseFolder(report);
+  const set = await ShardSet.open(place);
   try {
-    if (report === undefined) return await lintSet(set, place, options, () => Promise.resolve());
+    const lint = (onBad: OnBad) => untilAborted(lintSet(set, options, onBad), options.signal);
+    if (report === undefined) return await lint(() => Promise.resolve());
     let found: LintReport | undefined;
     await writeWhole(report, async (handle) => {
-      found = await lintSet(set, place, options, async (bad) => {
-        await handle.write(`${JSON.stringify(bad)}\n`);
-      });
+      found = await lint((bad) => handle.appendFile(`${JSON.stringify(bad)}\n`));
     });
     if (found === undefined) throw new Error('lint: the report was not written');
     return found;
@@ -81,7 +87,12 @@ export async function lintShards(place: string, options: LintOptions = {}): Prom
   }
 }
 
-/** Fails if a run with this set would stop. @param maxBadFraction as data.maxBadFraction */
+/**
+ * Fails where more of the rows is bad than `maxBadFraction`, or a row cannot be read. A run judges the share as it goes, with
+ * some slack for the few rows at its beginning; this is the whole set.
+ *
+ * @param maxBadFraction as data.maxBadFraction
+ */
 export function checkLint({ rows, bad, unreadable }: LintReport, maxBadFraction: number): void {
   if (unreadable > 0)
     throw new UserError(
@@ -93,17 +104,33 @@ export function checkLint({ rows, bad, unreadable }: LintReport, maxBadFraction:
   );
 }
 
+/** Said before everything is decoded: a rename onto a folder fails at the very end. */
+async function refuseFolder(report: string): Promise<void> {
+  const found = await stat(report).catch(() => undefined); // mostly it is not there yet
+  if (found?.isDirectory() === true)
+    throw new UserError(`${report}: is a folder, not a file (name a file for the bad rows)`);
+}
+
+/** The work's result, or the signal's reason at once: a row may wait for its server for half a minute. */
+async function untilAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return work;
+  const aborted = new Promise<never>((_, reject) =>
+    signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true }),
+  );
+  return Promise.race([work, aborted]);
+}
+
 async function lintSet(
   set: ShardSet,
-  place: string,
-  { workers = availableParallelism(), captions = 'clean', onProgress }: LintOptions,
-  onBad: (bad: BadSample) => Promise<void>,
+  { workers = availableParallelism(), captions = 'clean', signal, onProgress }: LintOptions,
+  onBad: OnBad,
 ): Promise<LintReport> {
   const tally = new Tally(set.rows);
   const limit = pLimit(workers);
-  const look = (row: number) => limit(() => findingOf(set, row, captions, isAddress(place)));
+  const look = (row: number) => limit(() => findingOf(set, row, captions));
   const ahead: Promise<Finding>[] = [];
   for (let row = 0; row < set.rows; row++) {
+    signal?.throwIfAborted();
     for (let next = row + ahead.length; ahead.length < workers * AHEAD && next < set.rows; next++) {
       const looking = look(next);
       looking.catch(() => undefined); // it is awaited in its turn
@@ -111,35 +138,30 @@ async function lintSet(
     }
     const finding = await ahead.shift();
     if (finding === undefined) throw new Error('lint: a row was not looked at');
-    const bad = tally.add(finding, () => set.location(row));
+    const bad = tally.add(row, finding, () => set.location(row));
     if (bad !== undefined) await onBad(bad);
     onProgress?.(row + 1, set.rows, tally.bad);
   }
   return tally.report();
 }
 
-async function findingOf(
-  set: ShardSet,
-  row: number,
-  captions: 'clean' | 'verbatim',
-  remote: boolean,
-): Promise<Finding> {
+async function findingOf(set: ShardSet, row: number, captions: 'clean' | 'verbatim'): Promise<Finding> {
   let pair: ImageTextPair;
   try {
     pair = await set.read(row);
   } catch (error) {
-    if (remote || !(error instanceof UserError)) throw error; // of a server that fails, the rows are not to blame
-    return { id: String(row), reason: error.message, unread: true };
+    if (error instanceof ServerError || !(error instanceof UserError)) throw error; // the rows are not to blame
+    return { reason: error.message };
   }
   const { id, image } = pair;
   const caption = (captions === 'clean' ? cleanCaption(pair.caption) : pair.caption).trim();
-  if (caption === '') return { id, reason: 'caption is empty', unread: false }; // as src/train/samples.ts says it
+  if (caption === '') return { id, reason: 'caption is empty' }; // as src/train/samples.ts says it
   try {
     const { width, height } = await decodeImage(image);
     const words = caption.split(/\s+/).length;
     return { id, sizes: { width, height, 'image bytes': image.length, 'caption words': words } };
   } catch (error) {
-    if (error instanceof BadImage) return { id, reason: error.message, unread: false };
+    if (error instanceof BadImage) return { id, reason: error.message };
     throw error;
   }
 }
@@ -161,23 +183,26 @@ class Tally {
   }
 
   /** Counts a row. @returns what the ledger would say of it, if it is bad */
-  add(finding: Finding, placeOf: () => { shard: string; row: number }): BadSample | undefined {
-    if (this.seen.add(finding.id)) {
-      this.duplicateRows += 1;
-      if (this.duplicates.length < LISTED) this.duplicates.push(finding.id);
-    }
+  add(row: number, finding: Finding, placeOf: () => { shard: string; row: number }): BadSample | undefined {
+    if (finding.id !== undefined) this.addId(finding.id);
     if ('sizes' in finding) {
       for (const [measure, distribution] of this.sizes) distribution.add(finding.sizes[measure]);
       return undefined;
     }
-    const { id, reason, unread } = finding;
-    const bad = { ...placeOf(), id, reason };
+    const { id, reason } = finding;
+    const bad = { ...placeOf(), id: id ?? String(row), reason };
     this.bad += 1;
-    if (unread) this.unreadable += 1;
+    if (id === undefined) this.unreadable += 1;
     increment(this.byReason, reason);
     increment(this.byShard, bad.shard);
     if (this.first.length < LISTED) this.first.push(bad);
     return bad;
+  }
+
+  private addId(id: string): void {
+    if (!this.seen.add(id)) return;
+    this.duplicateRows += 1;
+    if (this.duplicates.length < LISTED) this.duplicates.push(id);
   }
 
   report(): LintReport {
@@ -202,49 +227,4 @@ function increment(counts: Map<string, number>, key: string): void {
 
 function mostFirst(counts: ReadonlyMap<string, number>): [string, number][] {
   return [...counts].sort(([, a], [, b]) => b - a);
-}
-
-/** The report in lines of text. @param maxBadFraction that a run would allow, to compare with */
-export function lintLines(report: LintReport, maxBadFraction: number): string[] {
-  const { rows, bad, byReason, worstShard, first, sizes, duplicateIds } = report;
-  const lines = [
-    `${rows} rows, ${bad} bad: ${percent(bad / rows)} (data.maxBadFraction allows ${percent(maxBadFraction)})`,
-    ...byReason.slice(0, LISTED).map(([reason, count]) => `  ${count} ${reason}`),
-  ];
-  if (byReason.length > LISTED) lines.push(`  and ${byReason.length - LISTED} reasons more`);
-  if (worstShard) lines.push(`worst shard: ${worstShard.shard} with ${worstShard.bad}`);
-  if (first.length > 0) {
-    lines.push(`bad rows${bad > first.length ? `, the first ${first.length}` : ''}:`);
-    lines.push(...first.map(({ shard, row, id, reason }) => `  ${shard} row ${row}, ${id}: ${reason}`));
-  }
-  if (bad < rows) {
-    const header = ['good rows', ...PARTS.map((part) => percentileName(part))];
-    const body = Object.entries(sizes).map(([measure, values]) => [measure, ...values.map(String)]);
-    lines.push(...alignRight([header, ...body]));
-  }
-  lines.push(
-    duplicateIds.rows === 0
-      ? 'no id comes twice'
-      : `${duplicateIds.rows} rows have an id that came before: ${duplicateIds.first.slice(0, 5).join(', ')}${duplicateIds.rows > 5 ? ' …' : ''}`,
-  );
-  return lines;
-}
-
-function percent(part: number): string {
-  return `${Number((part * 100).toPrecision(2))} %`;
-}
-
-function percentileName(part: number): string {
-  if (part === 0) return 'least';
-  if (part === 1) return 'most';
-  return part === 0.5 ? 'median' : `${part * 100} %`;
-}
-
-function alignRight(table: readonly (readonly string[])[]): string[] {
-  const widths = (table[0] ?? []).map((_, i) => Math.max(...table.map((cells) => cells[i]?.length ?? 0)));
-  return table.map((cells) =>
-    cells
-      .map((cell, i) => (i === 0 ? cell.padEnd(widths[i] ?? 0) : cell.padStart(widths[i] ?? 0)))
-      .join('  '),
-  );
 }

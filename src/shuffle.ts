@@ -33,10 +33,13 @@ export async function shuffleLines(place: string, { window, batchSize }: Shuffle
     return `  ${name.padEnd(22)}${cells.map((cell) => cell.padStart(15)).join('')}`;
   });
   const heads = ['entropy, bits', 'of a shuffle', 'shards a batch', 'drift'];
+  const { samples = 0, groups = 0 } = measured[0] ?? {};
+  const what =
+    groups < shardRows.length ? `group of neighbouring shards, of ${groups} such groups,` : 'shard';
   return [
-    `${rows} rows in ${shardRows.length} shards; first ${measured[0]?.samples ?? 0} samples, batches of ${batchSize}`,
+    `${rows} rows in ${shardRows.length} shards; first ${samples} samples, batches of ${batchSize}`,
     `  ${'data.order'.padEnd(22)}${heads.map((head) => head.padStart(15)).join('')}`,
     ...lines,
-    'entropy: of the shard of a sample, when that of the sample before is known; drift: rank correlation of place and row',
+    `entropy: of the ${what} that a sample is from, when that of the sample before is known; drift: rank correlation of place and row`,
   ];
 }

@@ -1,4 +1,4 @@
-import { readdir, readFile, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -65,6 +65,16 @@ describe('inspect', () => {
     expect(lines[0]).toBe(`${place}: 2 pairs in 1 Arrow file shard`);
     expect(lines.at(-1)).toBe('every batch reads');
     expect(await inspectPath(place, { samples: 0, verify: false })).not.toContain('every batch reads');
+  });
+
+  it('a folder as datasets.save_to_disk leaves it is a set of shards, not a checkpoint', async () => {
+    const place = join(folder, 'saved');
+    await mkdir(place);
+    await copyFile(join(folder, 'set', 'part-00001.arrow'), join(place, 'data-00000-of-00001.arrow'));
+    const state = { _data_files: [{ filename: 'data-00000-of-00001.arrow' }], _split: 'train' };
+    await writeFile(join(place, 'state.json'), JSON.stringify(state));
+    await writeFile(join(place, 'dataset_info.json'), '{}');
+    expect((await inspectPath(place))[0]).toBe(`${place}: 2 pairs in 1 Arrow file shard`);
   });
 
   it('a flipped bit is found by verifying alone', async () => {

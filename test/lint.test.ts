@@ -1,4 +1,4 @@
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import sharp from 'sharp';
@@ -6,7 +6,10 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
 import type { ImageTextPair } from '../src/data/pairs.js';
 import { writeShards } from '../src/data/shards/shardWriter.js';
-import { checkLint, lintLines, lintShards } from '../src/lint.js';
+import { checkLint, lintShards } from '../src/lint.js';
+import { lintLines } from '../src/lintLines.js';
+import { failure } from './helpers/failure.js';
+import { answerWith, FileServer, type Fault } from './helpers/fileServer.js';
 
 let folder = '';
 let jpeg = new Uint8Array(0);
@@ -99,15 +102,69 @@ describe('lint', () => {
     expect(() => checkLint(found, 0)).not.toThrow();
   });
 
-  it('rows of a damaged batch are named, and what follows is looked at all the same', async () => {
-    const path = join(folder, 'damaged.arrow');
+  /** `good` with an offset that leaves its batch: rows 0 and 1 cannot be read. */
+  async function damaged(): Promise<Buffer> {
     const bytes = await readFile(join(folder, 'good', 'part-00000.arrow'));
     const at = bytes.indexOf(Buffer.from(Int32Array.of(0, jpeg.length, 2 * jpeg.length).buffer));
     bytes.writeInt32LE(2 ** 30, at + 4); // where the first image ends, and the second begins
-    await writeFile(path, bytes);
+    return bytes;
+  }
+
+  it('rows of a damaged batch are named, and what follows is looked at all the same', async () => {
+    const path = join(folder, 'damaged.arrow');
+    await writeFile(path, await damaged());
     const found = await lintShards(path);
     expect(found).toMatchObject({ rows: 5, bad: 2, unreadable: 2 });
     expect(found.first[0]?.reason).toMatch(/the image of row 0 .* lies outside of it: .*damaged\.arrow/);
     expect(() => checkLint(found, 1)).toThrow('2 rows cannot be read, a run would stop at them');
+  });
+
+  it('of an address too; only a server that fails ends it', async () => {
+    const server = await FileServer.start({ '/damaged.arrow': await damaged() });
+    try {
+      const found = await lintShards(server.at('/damaged.arrow'));
+      expect(found).toMatchObject({ rows: 5, bad: 2, unreadable: 2 });
+      const refuse = () => server.faults.push(...Array<Fault>(5).fill(answerWith(403)));
+      const lint = lintShards(server.at('/damaged.arrow'), { workers: 1, onProgress: refuse });
+      expect(await failure(lint)).toMatch(/the server refuses access, it answered 403/);
+    } finally {
+      await server.stop();
+    }
+  });
+
+  it('a row that cannot be read has no id that another could have again', async () => {
+    const ids = ['x', 'y', '0', '1', 'z'];
+    await writeShards(join(folder, 'numbered'), pairs().slice(0, 5).map((pair, i) => ({ ...pair, id: ids[i] ?? '' }))); // prettier-ignore
+    const path = join(folder, 'numbered', 'part-00000.arrow');
+    const bytes = await readFile(path);
+    const at = bytes.indexOf(Buffer.from(Int32Array.of(0, jpeg.length, 2 * jpeg.length).buffer));
+    bytes.writeInt32LE(2 ** 30, at + 4);
+    await writeFile(path, bytes);
+    const { unreadable, duplicateIds } = await lintShards(path);
+    expect([unreadable, duplicateIds.rows]).toEqual([2, 0]);
+  });
+
+  it('a report that cannot be written is told before a row is looked at', async () => {
+    const report = join(folder, 'reports');
+    await mkdir(report);
+    let looked = 0;
+    const lint = lintShards(join(folder, 'good'), { report, onProgress: () => (looked += 1) });
+    expect(await failure(lint)).toBe(`${report}: is a folder, not a file (name a file for the bad rows)`);
+    expect(looked).toBe(0);
+  });
+
+  it('that is told to end leaves no half of a report', async () => {
+    const report = join(folder, 'ended', 'bad.jsonl');
+    await mkdir(join(folder, 'ended'));
+    const end = new AbortController();
+    const lint = lintShards(join(folder, 'bad'), {
+      report,
+      signal: end.signal,
+      onProgress: (done) => {
+        if (done === 7) end.abort(new Error('enough'));
+      },
+    });
+    await expect(lint).rejects.toThrow('enough');
+    expect(await readdir(join(folder, 'ended'))).toEqual([]);
   });
 });

@@ -15,6 +15,7 @@ beforeAll(async () => {
     extra: {},
   }));
   await writeShards(join(folder, 'set'), pairs, { rowsPerShard: 512 });
+  await writeShards(join(folder, 'many'), pairs.slice(0, 64), { rowsPerShard: 8 });
 });
 afterAll(() => rmSync(folder, { recursive: true }));
 
@@ -41,6 +42,15 @@ describe('inspect --shuffle', () => {
     expect(measured.get('replacement')?.[1]).toBeGreaterThan(99);
     for (const kind of ['shuffle', 'replacement'])
       expect(Math.abs(measured.get(kind)?.[3] ?? 1)).toBeLessThan(0.08); // standard deviation 1/64
+  });
+
+  it('says what it counts: shards, or groups of them where there are more than the samples tell apart', async () => {
+    const lastLine = async (place: string) =>
+      (await shuffleLines(place, { window: 256, batchSize: 64 })).at(-1);
+    expect(await lastLine(join(folder, 'set'))).toMatch(/^entropy: of the shard that a sample is from, when/);
+    expect(await lastLine(join(folder, 'many'))).toMatch(
+      /^entropy: of the group of neighbouring shards, of 2 such groups, that/,
+    );
   });
 
   it('shows that a window over all rows mixes as a shuffle does', async () => {

@@ -1,5 +1,7 @@
 /** `minigpt4 inspect` */
+import { CHUNK_ROWS } from '../data/order/order.js';
 import { UserError } from '../errors.js';
+import { SIGNAL_CODES, STOP_SIGNALS, type StopSignal } from './signals.js';
 import { decimal, flag, requiredText, text, verb, wholeNumber } from './verb.js';
 
 /** Shows what is inside a file or folder. */
@@ -15,12 +17,12 @@ export const inspect = verb({
     samples: wholeNumber('samples', 'pairs of a shard that are shown; 3 if not given', 0),
     verify: { type: 'boolean', default: true, describe: 'do not read all data of shards to verify it' },
     lint: flag(
-      'instead: decode every image of shards and look at every caption as training would, and say what is bad; ends with code 2 if a run with them would stop',
+      'instead: decode every image of shards and look at every caption as training would, and say what is bad; ends with code 2 where more of the rows is bad than data.maxBadFraction, or a row cannot be read',
     ),
     shuffle: flag(
       'instead: measure how well the orders of data.order mix the shards, beside a full shuffle of the same rows',
     ),
-    window: wholeNumber('window', 'with --shuffle: as data.window; its default if not given', 1),
+    window: wholeNumber('window', 'with --shuffle: as data.window; its default if not given', CHUNK_ROWS),
     'batch-size': wholeNumber('batch-size', 'with --shuffle: samples of a batch; 64 if not given', 1),
     workers: wholeNumber(
       'workers',
@@ -36,25 +38,27 @@ export const inspect = verb({
     'max-bad': decimal(
       'max-bad',
       'with --lint: part of the rows that may be bad, as data.maxBadFraction; its default if not given',
-      { atMost: 1 },
+      { atLeast: 0, atMost: 1 },
     ),
   },
   example: 'inspect shards/quickstart/stage1-train',
   async run({ path, samples, verify, lint, shuffle, ...options }) {
     const { workers, captions, report, 'max-bad': maxBad, window, 'batch-size': batchSize } = options;
     if (lint && shuffle) throw new UserError('--lint and --shuffle must not be given together (take one)');
-    if (!lint) refuse('--lint', { workers, captions, report, 'max-bad': maxBad });
-    if (!shuffle) refuse('--shuffle', { window, 'batch-size': batchSize });
+    if (!lint) refuse('goes with --lint only', { workers, captions, report, 'max-bad': maxBad });
+    if (!shuffle) refuse('goes with --shuffle only', { window, 'batch-size': batchSize });
+    const described = { samples, 'no-verify': verify ? undefined : true };
+    if (lint || shuffle) refuse(`does not go with ${lint ? '--lint' : '--shuffle'}`, described);
     if (shuffle) return measureShuffle(path, window, batchSize);
-    if (lint) return lintPath(path, { workers, captions, report, maxBad });
+    if (lint) return untilSignal((signal) => lintPath(path, { workers, captions, report, maxBad }, signal));
     return describePath(path, { samples, verify });
   },
 });
 
-/** @throws UserError if an option is given that is for another switch only */
-function refuse(belongsTo: string, options: Readonly<Record<string, unknown>>): void {
+/** @throws UserError if an option is given that would do nothing */
+function refuse(rule: string, options: Readonly<Record<string, unknown>>): void {
   const given = Object.entries(options).find(([, value]) => value !== undefined)?.[0];
-  if (given !== undefined) throw new UserError(`--${given} goes with ${belongsTo} only`);
+  if (given !== undefined) throw new UserError(`--${given} ${rule}`);
 }
 
 async function measureShuffle(
@@ -93,14 +97,37 @@ interface LintArguments {
   readonly maxBad: number | undefined;
 }
 
-async function lintPath(path: string, { workers, captions, report, maxBad }: LintArguments): Promise<void> {
+/** Does work until a signal ends it and the process, when what it left half done is cleared away. */
+async function untilSignal(work: (signal: AbortSignal) => Promise<void>): Promise<void> {
+  const end = new AbortController();
+  const listeners = STOP_SIGNALS.map((name) => [name, () => end.abort(name)] as const);
+  for (const [name, listener] of listeners) process.on(name, listener);
+  try {
+    await work(end.signal);
+  } catch (error) {
+    if (!end.signal.aborted) throw error;
+    const name = end.signal.reason as StopSignal; // given above
+    process.stderr.write(`${name}: ended before all rows were looked at; no report is written\n`);
+    process.exit(SIGNAL_CODES[name]);
+  } finally {
+    for (const [name, listener] of listeners) process.off(name, listener);
+  }
+}
+
+async function lintPath(
+  path: string,
+  { workers, captions, report, maxBad }: LintArguments,
+  signal: AbortSignal,
+): Promise<void> {
   const { Data } = await import('../config/dataSchema.js');
-  const { checkLint, lintLines, lintShards } = await import('../lint.js');
+  const { checkLint, lintShards } = await import('../lint.js');
+  const { lintLines } = await import('../lintLines.js');
   const { Display } = await import('./display.js');
   const allowed = maxBad ?? (Data.properties.maxBadFraction.default as number); // a number's default is a number
   const display = new Display();
   try {
     const found = await lintShards(path, {
+      signal,
       ...(workers !== undefined && { workers }),
       ...(captions !== undefined && { captions }),
       ...(report !== undefined && { report }),

@@ -90,13 +90,22 @@ export function wholeNumber(name: string, describe: string, minimum: number) {
   } as const;
 }
 
-/** An option with a number; `above` and `atMost` bound it. */
+/** An option with a number; `above`, `atLeast` and `atMost` bound it. */
 export function decimal(
   name: string,
   describe: string,
-  { above = -Infinity, atMost = Infinity }: { readonly above?: number; readonly atMost?: number } = {},
+  {
+    above = -Infinity,
+    atLeast = -Infinity,
+    atMost = Infinity,
+  }: { readonly above?: number; readonly atLeast?: number; readonly atMost?: number } = {},
 ) {
-  const rule = [above > -Infinity ? ` above ${above}` : '', atMost < Infinity ? ` of at most ${atMost}` : ''];
+  const bounds = [
+    above > -Infinity ? [`above ${above}`] : [],
+    atLeast > -Infinity ? [`of at least ${atLeast}`] : [],
+    atMost < Infinity ? [`${atLeast > -Infinity ? '' : 'of '}at most ${atMost}`] : [],
+  ].flat();
+  const rule = bounds.length > 0 ? ` ${bounds.join(' and ')}` : '';
   return {
     type: 'string', // as for whole numbers
     requiresArg: true,
@@ -104,8 +113,8 @@ export function decimal(
     coerce: (given: unknown) => {
       const value = oneText(name, given);
       const number = Number(value);
-      if (Number.isFinite(number) && number > above && number <= atMost) return number;
-      throw new UserError(`--${name} must be a number${rule.join('')}, got "${value}"`);
+      if (Number.isFinite(number) && number > above && number >= atLeast && number <= atMost) return number;
+      throw new UserError(`--${name} must be a number${rule}, got "${value}"`);
     },
   } as const;
 }

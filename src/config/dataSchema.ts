@@ -13,7 +13,7 @@ export const TrainSource = section(
       exclusiveMinimum: 0,
       default: 1,
       description:
-        'share in the mixture: each sample comes from this set with probability weight / sum of weights',
+        'share in the mixture: of all samples this set gives weight / sum of weights, kept to half a draw after each block of some 4096 draws',
     }),
     prompt: choice(['none', 'instruction'], {
       defaultText: 'none in stage pretrain, instruction in stage finetune',
@@ -74,7 +74,7 @@ export const Data = section(
       maximum: 1,
       default: 0.01,
       description:
-        'stop the run when more than this part of the samples is unreadable; each one is in ledger.jsonl',
+        'stop the run when more than this part of the samples is unusable, with a slack of three standard deviations and one; each one is in ledger.jsonl',
     }),
     prefetch: count({
       default: 4,

@@ -1,5 +1,6 @@
 /** The held-out pairs with all that an evaluation needs of them, and the losses of any pairing of images and texts. */
 import type { Config } from '../config/schema.js';
+import { shownPlace } from '../data/bytes/remoteFile.js';
 import { cleanCaption } from '../data/captions.js';
 import { BadImage } from '../data/images/images.js';
 import type { ImageTextPair } from '../data/pairs.js';
@@ -58,7 +59,7 @@ export async function readHeldOut(
   shards.close();
   if (items.length < 2)
     throw new UserError(
-      `evaluate: ${heldOut.shards} must hold at least two readable pairs, got ${items.length} of ${rows}`,
+      `evaluate: ${shownPlace(heldOut.shards)} must hold at least two readable pairs, got ${items.length} of ${rows}`,
     );
   return { items, skipped: rows - items.length };
 }

@@ -1,5 +1,6 @@
 /** What the training mixture came to: how many samples each set gave, against what was asked, and how often it was read. */
 import type { Config } from '../config/schema.js';
+import { shownPlace } from '../data/bytes/remoteFile.js';
 import { realisedMixture } from '../data/order/mixture.js';
 
 /**
@@ -27,7 +28,7 @@ export function mixtureReport(
       data.train.length === 1
         ? ''
         : `, ${percent(count / total)} of all where ${percent(weight / asked)} were asked for`;
-    return `${shards}: ${count.toLocaleString('en')} samples${share}, ${passes}`;
+    return `${shownPlace(shards)}: ${count.toLocaleString('en')} samples${share}, ${passes}`;
   });
 }
 

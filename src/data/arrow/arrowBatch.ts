@@ -2,8 +2,11 @@
 
 import type { RecordBatch } from 'apache-arrow';
 import type { RecordBatch as BatchHeader } from 'apache-arrow/ipc/metadata/message';
-import type { ArrowIndex, BatchBlock, DictionaryBlock } from './arrowFile.js';
+import type { ArrowIndex, BatchBlock } from './arrowFile.js';
 import { damagedAt, decodeBatch, readMessage, type Block } from './arrowMessage.js';
+import { dictionariesOf, readDictionaries, type DictionarySource } from './dictionaries.js';
+import { readRange } from '../bytes/byteFile.js';
+import { partOfRow } from '../partOfRow.js';
 import { decodeOrFault, fault } from '../bytes/fileBytes.js';
 
 /**
@@ -12,13 +15,17 @@ import { decodeOrFault, fault } from '../bytes/fileBytes.js';
  * @returns a batch whose vectors share one buffer of the batch's size: copy what is kept for long
  * @throws UserError if the bytes there are not the batch that the index promised
  */
-export async function readBatch(index: ArrowIndex, batch: number): Promise<RecordBatch> {
+export async function readBatch(
+  index: ArrowIndex,
+  batch: number,
+  dictionariesIn: DictionarySource = readDictionaries,
+): Promise<RecordBatch> {
   const block = blockOf(index, batch);
-  const needed = [...dictionariesOf(index, block), block];
-  const parts = await index.file.read(
-    needed.map(({ offset, metadataBytes, bodyBytes }) => ({ offset, length: metadataBytes + bodyBytes })),
-  );
-  return checkedRows(index, batch, decodeBatch(index.file, [index.schemaMessage, ...parts]));
+  const [bytes, { byId }] = await Promise.all([
+    readRange(index.file, block.offset, block.metadataBytes + block.bodyBytes),
+    dictionariesIn(index, dictionariesOf(index, block)),
+  ]);
+  return checkedRows(index, batch, decodeBatch(index.file, [index.schemaMessage, bytes], byId));
 }
 
 /** The batch, if it has the rows that the index promised. */
@@ -48,34 +55,17 @@ export async function readBatchHeader(
   return { header: decodeOrFault(index.path, () => message.header()), block };
 }
 
-/** The dictionaries that a batch's columns refer to, in the order in which they build on each other. */
-export function dictionariesOf(index: ArrowIndex, block: Block): DictionaryBlock[] {
-  let current: DictionaryBlock[] = [];
-  for (const dictionary of index.dictionaries) {
-    if (index.format === 'stream' && dictionary.offset > block.offset) break;
-    if (!dictionary.isDelta) current = current.filter(({ id }) => id !== dictionary.id);
-    current.push(dictionary);
-  }
-  return current;
-}
-
 /**
  * The record batch of a row.
  *
  * @param row 0 ≤ row < rows of the file
  */
 export function batchOf(index: ArrowIndex, row: number): { batch: number; rowInBatch: number } {
-  let low = 0;
-  let high = index.batches.length - 1;
-  while (low < high) {
-    const middle = (low + high + 1) >> 1; // the last batch that begins at or before the row
-    if (blockOf(index, middle).firstRow <= row) low = middle;
-    else high = middle - 1;
-  }
-  const { firstRow, rows } = blockOf(index, low);
+  const batch = partOfRow((at) => blockOf(index, at).firstRow, index.batches.length, row);
+  const { firstRow, rows } = blockOf(index, batch);
   if (row < firstRow || row >= firstRow + rows)
     throw new RangeError(`shards: row must be < ${index.rows}, got ${row}`);
-  return { batch: low, rowInBatch: row - firstRow };
+  return { batch, rowInBatch: row - firstRow };
 }
 
 function blockOf(index: ArrowIndex, batch: number): BatchBlock {

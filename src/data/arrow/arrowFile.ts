@@ -9,6 +9,7 @@ import { Footer } from 'apache-arrow/ipc/metadata/file';
 import type { RecordBatch as BatchHeader } from 'apache-arrow/ipc/metadata/message';
 import {
   damagedAt,
+  decodeTypes,
   frame,
   int32,
   isRows,
@@ -101,7 +102,7 @@ async function indexFile(file: ByteFile, size: number, tail: Uint8Array): Promis
   const start = tail.length - TAIL_BYTES - footerBytes;
   const footerData =
     start >= 0 ? tail.slice(start, start + footerBytes) : await readRange(file, footerOffset, footerBytes);
-  const footer = decodeOrFault(file.name, () => {
+  const footer = decodeTypes(file, () => {
     checkFooter(footerData);
     return Footer.decode(footerData);
   });
@@ -155,7 +156,7 @@ async function indexStream(file: ByteFile, size: number): Promise<ArrowIndex> {
   const first = await readMessage(file, 0, size);
   if (first?.message.isSchema() !== true)
     throw fault(file.name, 'the file has no Arrow schema', 'write or copy it again');
-  const schema = decodeOrFault(file.name, () => first.message.header() as Schema); // isSchema() says so
+  const schema = decodeTypes(file, () => first.message.header() as Schema); // isSchema() says so
   const schemaMessage = await readRange(file, 0, first.block.metadataBytes);
   const messages: FoundMessage[] = [];
   for (let at = schemaMessage.length; at < size;) {

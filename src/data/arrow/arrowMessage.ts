@@ -1,8 +1,8 @@
 /** One message of an Arrow file: its metadata read and checked, and messages put together for apache-arrow to decode. */
 
-import { Message, MessageHeader, RecordBatchReader, type RecordBatch } from 'apache-arrow';
+import { Message, MessageHeader, RecordBatchReader, type RecordBatch, type Vector } from 'apache-arrow';
 import { readRange, type ByteFile } from '../bytes/byteFile.js';
-import { decodeOrFault, fault } from '../bytes/fileBytes.js';
+import { decodeOrFault, fault, reasonOf } from '../bytes/fileBytes.js';
 import { checkMessage } from './flatbuffer.js';
 
 /** One IPC message in the file: its metadata and body. */
@@ -63,7 +63,7 @@ export async function parseMessage(
 }
 
 function checkedMessage(file: ByteFile, metadata: Uint8Array, offset: number, end: number): FoundMessage {
-  const message = decodeOrFault(file.name, () => {
+  const message = decodeTypes(file, () => {
     checkMessage(metadata);
     return Message.decode(metadata);
   });
@@ -78,6 +78,23 @@ function checkedMessage(file: ByteFile, metadata: Uint8Array, offset: number, en
   const maxRows = compressed ? bodyBytes * 256 : bodyBytes / 4; // a text or byte column has 4-byte offsets
   if (rows < 0 || rows > maxRows) throw damagedAt(file, offset);
   return { message, block: { offset, metadataBytes, bodyBytes, rows, compressed } };
+}
+
+/** As `decodeOrFault`, of what may name column types: one that apache-arrow knows by name alone is no damage. */
+export function decodeTypes<T>({ name }: ByteFile, decode: () => T): T {
+  try {
+    return decode();
+  } catch (cause) {
+    const [, type] =
+      /^Unrecognized type: "(RunEndEncoded|ListView|LargeListView)"/.exec(reasonOf(cause)) ?? [];
+    if (type !== undefined) {
+      const problem = `a column is of a type that is not read here, ${type}`;
+      throw fault(name, problem, 'leave it out, or write it as a plain column', cause);
+    }
+    return decodeOrFault(name, () => {
+      throw cause;
+    });
+  }
 }
 
 /** True of a message that holds rows. */
@@ -95,14 +112,22 @@ export function frame(metadata: Uint8Array): Uint8Array {
 }
 
 /**
- * Decodes the one record batch of a stream that is made of `parts`: schema, dictionaries, batch. Each has a multiple of
- * 8 bytes, so alignment holds.
+ * Decodes the one record batch of a stream that is made of `parts`: schema, batch. Each has a multiple of 8 bytes, so
+ * alignment holds.
+ *
+ * @param dictionaries by their ids, those that the batch refers to
  *
  * @returns a batch whose vectors are views of the parts: copy what is kept for long
  */
-export function decodeBatch(file: ByteFile, parts: readonly Uint8Array[]): RecordBatch {
+export function decodeBatch(
+  file: ByteFile,
+  parts: readonly Uint8Array[],
+  dictionaries: ReadonlyMap<number, Vector>,
+): RecordBatch {
   return decodeOrFault(file.name, () => {
-    const next = RecordBatchReader.from(parts).next();
+    const reader = RecordBatchReader.from(parts).open();
+    for (const [id, dictionary] of dictionaries) reader.dictionaries.set(id, dictionary);
+    const next = reader.next();
     if (next.done === true) throw new Error('no record batch');
     return next.value;
   });

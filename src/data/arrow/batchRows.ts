@@ -4,21 +4,22 @@
  * compressed batch, or one whose images lie in another way, is read whole.
  */
 
-import { Message, type RecordBatch, type Vector } from 'apache-arrow';
+import { Message, type RecordBatch } from 'apache-arrow';
 import { BufferRegion, RecordBatch as BatchHeader } from 'apache-arrow/ipc/metadata/message';
 import pLimit from 'p-limit';
-import { checkedRows, dictionariesOf, readBatch, readBatchHeader } from './arrowBatch.js';
+import { checkedRows, readBatch, readBatchHeader } from './arrowBatch.js';
 import type { ArrowIndex } from './arrowFile.js';
 import { decodeBatch, frame } from './arrowMessage.js';
 import { planBuffers, type BufferPlan } from './bufferPlan.js';
+import { dictionariesOf, readDictionaries, type DictionarySource } from './dictionaries.js';
 import { RangeReader, readRange } from '../bytes/byteFile.js';
-import { findColumns, imageVector, rowReader, type PairColumns } from './columns.js';
+import { findColumns, imageColumn, rowReader, type PairColumns } from './columns.js';
 import { decodeOrFault, fault, type ByteRange } from '../bytes/fileBytes.js';
 import type { ImageTextPair } from '../pairs.js';
 
 /** One record batch, open for reading its rows. */
 export interface BatchRows {
-  /** Memory that it holds. */
+  /** Memory that it holds, without its dictionaries, which it shares with other batches. */
   readonly heldBytes: number;
   /**
    * Reads one pair; its bytes are the caller's.
@@ -36,19 +37,29 @@ const readingWhole = pLimit(2);
 /**
  * Opens a record batch.
  *
+ * @param dictionariesIn may keep dictionaries for other batches
  * @throws UserError if the file is damaged there
  */
-export async function openBatch(index: ArrowIndex, batch: number): Promise<BatchRows> {
+export async function openBatch(
+  index: ArrowIndex,
+  batch: number,
+  dictionariesIn: DictionarySource = readDictionaries,
+): Promise<BatchRows> {
   const columns = findColumns(index.schema, index.path);
   const compressed = index.batches[batch]?.compressed === true;
   const plan = compressed ? undefined : decodeOrFault(index.path, () => planBuffers(index.schema, columns));
   return plan === undefined
-    ? readingWhole(() => openWhole(index, batch, columns))
-    : openSparse(index, batch, columns, plan);
+    ? readingWhole(() => openWhole(index, batch, columns, dictionariesIn))
+    : openSparse(index, batch, columns, plan, dictionariesIn);
 }
 
-async function openWhole(index: ArrowIndex, batch: number, columns: PairColumns): Promise<BatchRows> {
-  const read = await readBatch(index, batch);
+async function openWhole(
+  index: ArrowIndex,
+  batch: number,
+  columns: PairColumns,
+  dictionariesIn: DictionarySource,
+): Promise<BatchRows> {
+  const read = await readBatch(index, batch, dictionariesIn);
   const readRow = rowReader(read, columns);
   return {
     heldBytes: read.data.byteLength + OBJECT_BYTES,
@@ -61,8 +72,9 @@ async function openSparse(
   batch: number,
   columns: PairColumns,
   plan: BufferPlan,
+  dictionariesIn: DictionarySource,
 ): Promise<BatchRows> {
-  const { batch: read, images, heldBytes } = await readSparse(index, batch, plan);
+  const { batch: read, images, heldBytes } = await readSparse(index, batch, plan, dictionariesIn);
   const readRow = rowReader(read, columns);
   const imageAt = imageRanges(read, columns, images);
   return {
@@ -75,11 +87,12 @@ async function openSparse(
   };
 }
 
-/** Reads a batch's dictionaries and kept buffers; the buffers left out are empty in it. */
+/** Reads a batch's kept buffers; the buffers left out are empty in it. */
 async function readSparse(
   index: ArrowIndex,
   batch: number,
   { kept, images }: BufferPlan,
+  dictionariesIn: DictionarySource,
 ): Promise<{ batch: RecordBatch; images: ByteRange; heldBytes: number }> {
   const { header, block } = await readBatchHeader(index, batch);
   const body = block.offset + block.metadataBytes;
@@ -87,14 +100,13 @@ async function readSparse(
   const wanted = header.buffers
     .filter((_, i) => kept.has(i))
     .map(({ offset, length }) => ({ offset: body + offset, length }));
-  const dictionaries = dictionariesOf(index, block).map(({ offset, metadataBytes, bodyBytes }) => ({
-    offset,
-    length: metadataBytes + bodyBytes,
-  }));
-  const reader = await RangeReader.read(index.file, [...dictionaries, ...wanted]);
+  const [reader, { byId }] = await Promise.all([
+    RangeReader.read(index.file, wanted),
+    dictionariesIn(index, dictionariesOf(index, block)),
+  ]);
   const sparse = sparseMessage(header, kept, (at, length) => reader.bytes({ offset: body + at, length }));
-  const parts = [index.schemaMessage, ...dictionaries.map((range) => reader.bytes(range)), ...sparse];
-  const decoded = checkedRows(index, batch, decodeBatch(index.file, parts));
+  const parts = [index.schemaMessage, ...sparse];
+  const decoded = checkedRows(index, batch, decodeBatch(index.file, parts, byId));
   const region = header.buffers[images];
   if (region === undefined) throw new Error('batchRows: the images have no buffer');
   return {
@@ -145,10 +157,10 @@ function imageRanges(
   columns: PairColumns,
   { offset, length }: ByteRange,
 ): (row: number) => ByteRange {
-  const images: Vector | null = imageVector(batch, columns);
-  const ends = images?.data[0]?.valueOffsets as ArrayLike<number | bigint> | undefined; // Vector<any>
+  const images = imageColumn(batch, columns);
+  const ends = images.bytes?.data[0]?.valueOffsets as ArrayLike<number | bigint> | undefined; // Vector<any>
   return (row) => {
-    if (images?.isValid(row) !== true) return { offset, length: 0 };
+    if (!images.isThere(row)) return { offset, length: 0 };
     const start = Number(ends?.[row]);
     const end = Number(ends?.[row + 1]);
     if (start >= 0 && start <= end && end <= length) return { offset: offset + start, length: end - start };

@@ -62,7 +62,7 @@ export function findColumns(schema: Schema, path: string): PairColumns {
 /** Binds the columns of one batch; call the result once a row. */
 export function rowReader(batch: RecordBatch, columns: PairColumns): RowReader {
   const id = child(batch, columns.id);
-  const images = imageVector(batch, columns);
+  const images = imageColumn(batch, columns);
   const captions = child(batch, columns.caption);
   const sources = child(batch, columns.source);
   const extras = columns.extra.map((name) => [name, child(batch, name)] as const);
@@ -70,7 +70,7 @@ export function rowReader(batch: RecordBatch, columns: PairColumns): RowReader {
     const source = textAt(sources, row);
     return {
       id: textAt(id, row) ?? numberedId,
-      image: bytesAt(images, row),
+      image: images.isThere(row) ? bytesAt(images.bytes, row) : new Uint8Array(0),
       caption: textAt(captions, row) ?? '',
       ...(source === undefined ? {} : { source }),
       extra: Object.fromEntries(
@@ -83,10 +83,18 @@ export function rowReader(batch: RecordBatch, columns: PairColumns): RowReader {
   };
 }
 
-/** The column of the encoded images of a batch. */
-export function imageVector(batch: RecordBatch, { image, imageKind }: PairColumns): Vector | null {
+/** The encoded images of a batch. */
+export interface ImageColumn {
+  readonly bytes: Vector | null;
+  /** False of a null: beneath a struct that is null bytes may lie, which are none of the row's. */
+  isThere(row: number): boolean;
+}
+
+/** Binds the column of the images of one batch. */
+export function imageColumn(batch: RecordBatch, { image, imageKind }: PairColumns): ImageColumn {
   const column = child(batch, image);
-  return imageKind === 'struct' ? (column?.getChild('bytes') ?? null) : column;
+  const bytes = imageKind === 'struct' ? (column?.getChild('bytes') ?? null) : column;
+  return { bytes, isThere: (row) => column?.isValid(row) === true && bytes?.isValid(row) === true };
 }
 
 function imageKindOf(type: DataType): 'binary' | 'struct' | undefined {

@@ -2,9 +2,15 @@
 
 import type { ByteFile } from './byteFile.js';
 import { fault, type ByteRange } from './fileBytes.js';
-import { request, shownAddress, type Answer, type Outcome, type RemoteOptions } from './remoteRequest.js';
-
-export { shownAddress } from './remoteRequest.js';
+import {
+  percentDecoded,
+  request,
+  serverFault,
+  shownAddress,
+  type Answer,
+  type Outcome,
+  type RemoteOptions,
+} from './remoteRequest.js';
 
 /** What an answer says of the file it is from. */
 interface Version {
@@ -21,6 +27,23 @@ export function isAddress(place: string): boolean {
   return /^https?:\/\//i.test(place);
 }
 
+/** The address that a place is. @throws UserError if it cannot be one */
+export function addressOf(place: string): URL {
+  if (URL.canParse(place)) return new URL(place);
+  throw fault(
+    shownPlace(place),
+    'the address is not valid',
+    'check it; a / or @ in a password is written as %2F or %40',
+  );
+}
+
+/** A path as it is, an address without what may be secret in it. */
+export function shownPlace(place: string): string {
+  if (!isAddress(place)) return place;
+  if (URL.canParse(place)) return shownAddress(new URL(place));
+  return place.replace(/\/\/.*@/s, '//…@').replace(/\?.*$/s, '?…'); // nobody knows where its password ends
+}
+
 /**
  * A file of a server that answers range requests.
  *
@@ -30,7 +53,7 @@ export function remoteFile(address: URL, options: RemoteOptions = {}, listedByte
   const file = new RemoteFile(address, options, listedBytes);
   return {
     name: shownAddress(address),
-    baseName: decodeURIComponent(address.pathname.split('/').at(-1) ?? ''),
+    baseName: percentDecoded(address.pathname.split('/').at(-1) ?? ''),
     size: () => file.size(),
     read: (ranges) => Promise.all(ranges.map((range) => file.read(range))),
   };
@@ -107,8 +130,9 @@ class RemoteFile {
 
   private ask(): Promise<number> {
     return this.requestRange({ offset: 0, length: PROBE_BYTES }, (answer) => {
-      if (answer.status === 416 || answer.headers.get('content-length') === '0')
-        return Promise.resolve({ value: 0 }); // no byte 0: the file is empty
+      const { status, headers } = answer;
+      const isEmpty = status === 416 || (status === 200 && headers.get('content-length') === '0'); // no byte 0
+      if (isEmpty) return Promise.resolve({ value: 0 });
       if (answer.status !== 206) throw this.rangeRefusal(answer.status);
       const { sizeBytes } = versionOf(answer);
       if (sizeBytes === undefined) throw this.noRanges('its answer names no size');
@@ -147,8 +171,8 @@ class RemoteFile {
   }
 
   private noRanges(detail: string): Error {
-    return fault(
-      this.name,
+    return serverFault(
+      this.address,
       `the server does not answer range requests, ${detail}`,
       'use a server that does (most object stores and web servers do), or copy the shards here',
     );
@@ -178,17 +202,19 @@ function versionOf({ headers }: Answer): Version {
 
 /** Why a server gives nothing, of an answer that would be the same again. */
 function refusal(address: URL, status: number): Error {
-  const name = shownAddress(address);
+  if (status === 416) {
+    const problem = 'the file is shorter than it was, or than its manifest says';
+    return fault(shownAddress(address), problem, 'copy it again');
+  }
   if (status === 401 || status === 403) {
-    return fault(
-      name,
-      `the server refuses access, it answered ${status}`,
-      'check the address; signed ones expire',
-    );
+    const problem = `the server refuses access, it answered ${status}`;
+    return serverFault(address, problem, 'check the address; signed ones expire');
   }
   if (status === 404 || status === 410)
-    return fault(name, `no such file on the server, it answered ${status}`, 'check the address');
-  if (status === 416)
-    return fault(name, 'the file is shorter than it was, or than its manifest says', 'copy it again');
-  return fault(name, `the server does not give the file, it answered ${status}`, 'check the address');
+    return serverFault(address, `no such file on the server, it answered ${status}`, 'check the address');
+  return serverFault(
+    address,
+    `the server does not give the file, it answered ${status}`,
+    'check the address',
+  );
 }

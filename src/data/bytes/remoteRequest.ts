@@ -5,6 +5,7 @@
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import pLimit from 'p-limit';
+import { UserError } from '../../errors.js';
 import { fault } from './fileBytes.js';
 
 /** How patient the reader of a server's files is. */
@@ -16,6 +17,9 @@ export interface RemoteOptions {
   /** Silence after which a connection counts as broken; 30,000 if not given. */
   readonly silenceMs?: number;
 }
+
+/** What a server or the connection to it is at fault for, whatever the bytes of the file are. */
+export class ServerError extends UserError {}
 
 /** What came of one request. */
 export type Outcome<T> =
@@ -57,8 +61,8 @@ export async function request<T>(
       const outcome = await tryOnce(address, target, silenceMs, read);
       if ('value' in outcome) return outcome.value;
       if (attempt >= attempts) {
-        throw fault(
-          shownAddress(address),
+        throw serverFault(
+          address,
           `the server did not give the data in ${attempts} attempts, ${outcome.problem}`,
           'check the server and the connection; a run goes on from its last checkpoint',
         );
@@ -71,6 +75,20 @@ export async function request<T>(
 /** An address without what may be secret in it: credentials, and the query that a signed address has. */
 export function shownAddress(address: URL): string {
   return `${address.origin}${address.pathname}${address.search === '' ? '' : '?…'}`;
+}
+
+/** The error of a server that does not give what it should. */
+export function serverFault(address: URL, problem: string, remedy: string, cause?: unknown): ServerError {
+  return new ServerError(fault(shownAddress(address), problem, remedy).message, { cause });
+}
+
+/** Text of a part of an address without its %xx; as it is where a per cent sign means itself. */
+export function percentDecoded(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
 }
 
 /**
@@ -139,11 +157,10 @@ function connectionFault(address: URL, error: unknown, silent: boolean, silenceM
   const cause: unknown = error instanceof Error ? (error.cause ?? error) : error;
   const code = cause instanceof Error && 'code' in cause ? String(cause.code) : '';
   const reason = code || (cause instanceof Error ? cause.message : String(cause));
-  if (code === 'ENOTFOUND')
-    throw fault(shownAddress(address), 'there is no such server', 'check the address', error);
+  if (code === 'ENOTFOUND') throw serverFault(address, 'there is no such server', 'check the address', error);
   if (/CERT|SELF_SIGNED|ALTNAME|SSL|VERIFY/.test(code)) {
-    throw fault(
-      shownAddress(address),
+    throw serverFault(
+      address,
       `the server's certificate is not accepted, ${reason}`,
       'check the address; NODE_EXTRA_CA_CERTS names a file of further authorities',
       error,
@@ -159,7 +176,7 @@ function targetOf(address: URL, headers: Readonly<Record<string, string>>): Targ
   bare.password = '';
   bare.hash = '';
   if (address.username === '' && address.password === '') return { href: bare.href, headers };
-  const name = `${decodeURIComponent(address.username)}:${decodeURIComponent(address.password)}`;
+  const name = `${percentDecoded(address.username)}:${percentDecoded(address.password)}`;
   const authorization = `Basic ${Buffer.from(name).toString('base64')}`;
   return { href: bare.href, headers: { ...headers, authorization } };
 }

@@ -2,11 +2,22 @@
 
 import { DataType, type RecordBatch, type Schema, type Vector } from 'apache-arrow';
 import { UserError } from '../../errors.js';
+import { fileError } from '../../files.js';
 import { readBatch } from '../arrow/arrowBatch.js';
 import { indexArrow, type ArrowIndex } from '../arrow/arrowFile.js';
+import type { DictionarySource } from '../arrow/dictionaries.js';
+import { BatchCache } from '../shards/batchCache.js';
 import type { ColumnOptions } from './list.js';
 import { chooseColumns, pairColumns, restTo, rowItems, type ColumnKind, type TableColumns } from './table.js';
-import { filesIdentity, problemAt, ready, type Source, type SourceItem, type SourcePart } from './source.js';
+import {
+  filesIdentity,
+  isOfDisk,
+  problemAt,
+  ready,
+  type Source,
+  type SourceItem,
+  type SourcePart,
+} from './source.js';
 
 /**
  * The pairs of Arrow files, in the order given. A batch that is damaged costs its rows, not the packing; a file whose
@@ -16,6 +27,7 @@ import { filesIdentity, problemAt, ready, type Source, type SourceItem, type Sou
  */
 export async function arrowSource(paths: readonly string[], options: ColumnOptions = {}): Promise<Source> {
   const parts: SourcePart[] = [];
+  const { dictionaries } = new BatchCache(); // read once for all batches of a file
   let first: TableColumns | undefined;
   for (const path of paths) {
     const index = await indexArrow(path);
@@ -23,7 +35,7 @@ export async function arrowSource(paths: readonly string[], options: ColumnOptio
     first ??= columns;
     const read = { ...columns, ...restTo(first, columns) };
     for (const [batch, { rows }] of index.batches.entries())
-      if (rows > 0) parts.push({ size: rows, items: () => itemsOf(index, batch, read) });
+      if (rows > 0) parts.push({ size: rows, items: () => itemsOf(index, batch, read, dictionaries) });
   }
   if (!first) throw new Error('arrowSource: there must be a file');
   return {
@@ -35,9 +47,14 @@ export async function arrowSource(paths: readonly string[], options: ColumnOptio
   };
 }
 
-async function* itemsOf(index: ArrowIndex, batch: number, columns: TableColumns): AsyncGenerator<SourceItem> {
+async function* itemsOf(
+  index: ArrowIndex,
+  batch: number,
+  columns: TableColumns,
+  dictionaries: DictionarySource,
+): AsyncGenerator<SourceItem> {
   const { firstRow = 0, rows = 0 } = index.batches[batch] ?? {};
-  const read = await orDamage(() => readBatch(index, batch));
+  const read = await orDamage(index.path, () => readBatch(index, batch, dictionaries));
   if (typeof read === 'string') {
     yield ready(rows, problemAt(index.path, 'a record batch is damaged', `${rows} rows from row ${firstRow}, ${read}`)); // prettier-ignore
     return;
@@ -48,12 +65,12 @@ async function* itemsOf(index: ArrowIndex, batch: number, columns: TableColumns)
 }
 
 /** What was read, or what is wrong with the file. @throws what is the disk's fault */
-async function orDamage<T>(read: () => Promise<T>): Promise<T | string> {
+async function orDamage<T>(path: string, read: () => Promise<T>): Promise<T | string> {
   try {
     return await read();
   } catch (error) {
-    if (error instanceof UserError) return error.message;
-    throw error;
+    if (error instanceof UserError && !isOfDisk(error)) return error.message;
+    throw fileError(path, error);
   }
 }
 
@@ -68,7 +85,11 @@ function columnOf(batch: RecordBatch, name: string): (row: number) => unknown {
   if (vector === null) return () => null;
   if (DataType.isStruct(type)) {
     const [bytes, path] = [vector.getChild('bytes'), vector.getChild('path')] as (Vector | null)[];
-    return (row) => ({ bytes: bytes?.get(row) as unknown, path: path?.get(row) as unknown });
+    const valueAt = (row: number): unknown => ({
+      bytes: bytes?.get(row) as unknown,
+      path: path?.get(row) as unknown,
+    });
+    return (row) => (vector.isValid(row) ? valueAt(row) : null); // beneath a null bytes may lie, which are none of the row's
   }
   if (DataType.isList(type)) {
     return (row) => {

@@ -1,17 +1,18 @@
 /** Recognises what kind of source a path is. */
 
 import { existsSync } from 'node:fs';
-import { readFile, stat } from 'node:fs/promises';
-import { basename, dirname, join, relative, sep } from 'node:path';
+import { stat } from 'node:fs/promises';
+import { basename, join, relative, sep } from 'node:path';
 import { UserError } from '../../errors.js';
 import { fileError } from '../../files.js';
+import { isCachedMap, sameSplit, savedFiles, splitNames, splitOf } from '../shards/datasetsFolder.js';
 import { ALIGN_FILE, alignSource } from './align.js';
 import { arrowSource } from './arrow.js';
 import { cocoSource, isCoco } from './coco.js';
 import { filesIn, folderSource } from './folder.js';
 import { isList, listSource, type ColumnOptions } from './list.js';
 import { parquetHasImages, parquetSource } from './parquet.js';
-import { isRecord, type Source } from './source.js';
+import type { Source } from './source.js';
 import { isTar, tarsIn, tarSource } from './webdataset.js';
 
 /** What is said of a source beyond its path. */
@@ -23,16 +24,6 @@ export interface SourceOptions extends ColumnOptions {
 const COLUMNS = ['imageColumn', 'captionColumn'] as const;
 const ARROW_NAME = /\.arrow$/i;
 const PARQUET_NAME = /\.parquet$/i;
-const CACHED_MAP = /^cache-[0-9a-f]+/; // what `datasets` keeps of `map`: the same rows again, or others
-const SPLIT = /(?:^|[-_.])(train|training|validation|valid|val|dev|test|testing|eval)(?=[-_.\d]|$)/i;
-const SAME_SPLIT: Readonly<Record<string, string>> = {
-  training: 'train',
-  valid: 'validation',
-  val: 'validation',
-  dev: 'validation',
-  testing: 'test',
-  eval: 'test',
-};
 
 /**
  * Opens a source of pairs by what it is: a file by its name; a folder with `filter_cap.json`, with tars, with Arrow files,
@@ -110,29 +101,10 @@ async function tablesIn(folder: string): Promise<{ arrow: string[]; parquet: str
         .some((part) => part.startsWith('.'))
     )
       continue; // a packing under way, say
-    if (ARROW_NAME.test(name) && !CACHED_MAP.test(name)) tables.arrow.push(path);
+    if (ARROW_NAME.test(name) && !isCachedMap(name)) tables.arrow.push(path);
     else if (PARQUET_NAME.test(name)) tables.parquet.push(path);
   }
   return tables;
-}
-
-/** The files that `save_to_disk` lists, in its order; undefined for another folder. */
-async function savedFiles(folder: string): Promise<string[] | undefined> {
-  const text = await readFile(join(folder, 'state.json'), 'utf8').catch(() => ''); // mostly there is none
-  const state = parseJson(text);
-  const files = isRecord(state) && Array.isArray(state['_data_files']) ? (state['_data_files'] as unknown[]) : []; // prettier-ignore
-  const names = files.map((file) => (isRecord(file) ? file['filename'] : undefined));
-  const plain = names.filter((name) => typeof name === 'string' && basename(name) === name);
-  if (plain.length === 0 || plain.length < names.length) return undefined;
-  return plain.map((name) => join(folder, String(name)));
-}
-
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return null; // not of `datasets`
-  }
 }
 
 /**
@@ -147,22 +119,5 @@ function oneSplit(folder: string, paths: readonly string[], { split }: SourceOpt
   const chosen = paths.filter((path) => splits.get(path) === sameSplit(split ?? ''));
   if (chosen.length > 0) return chosen;
   const rule = split === undefined ? 'one split must be chosen' : `there must be a split ${split}`;
-  throw new UserError(
-    `pack: ${rule}, got ${names.map((name) => (name === '' ? 'files without a split' : name)).join(', ')} in ${folder} (name one with --split)`,
-  );
-}
-
-/** `train` for `data/train-00000-of-00003.parquet`, `train/data-00000.arrow` or `name-train.arrow`; '' where none is named. */
-function splitOf(path: string): string {
-  const name = basename(path).replace(/\.[^.]*$/, '');
-  const folders = dirname(path).split(sep).reverse();
-  for (const part of [name, ...folders]) {
-    const [, split] = SPLIT.exec(part) ?? [];
-    if (split !== undefined) return sameSplit(split);
-  }
-  return '';
-}
-
-function sameSplit(name: string): string {
-  return SAME_SPLIT[name.toLowerCase()] ?? name.toLowerCase();
+  throw new UserError(`pack: ${rule}, got ${splitNames(names)} in ${folder} (name one with --split)`);
 }

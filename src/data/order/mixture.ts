@@ -8,27 +8,30 @@ export interface MixtureDraw {
   readonly index: number;
 }
 
-const MIXTURE_BLOCK = 4096; // draws over which fractional weights are kept exactly, to 1/4096
+const MIXTURE_BLOCK = 4096; // draws; as many rows as order `local` mixes by default
 
 /**
  * Which source sample `position` of a mixture draws from, and where in that source.
  *
- * Positions are dealt in blocks: in each block every source comes exactly as often as its weight says, in a keyed order.
- * Whole weights of small sum keep their ratio exactly (115 : 14 has blocks of 129); others are rounded to 1/4096.
+ * Positions are dealt in blocks, in each block in a keyed order. Whole weights of small sum have blocks that hold exactly
+ * these (115 : 14 has blocks of 129). Others have blocks of about 4096 draws, after each of which every source came as often
+ * as its weight says, to half a draw: a small share comes in some blocks only.
  *
  * @param weights one a source, ≥ 0, not all 0; a source of weight 0 is never drawn
  */
 export function drawAt(seed: number, position: number, weights: readonly number[]): MixtureDraw {
   checkPosition('drawAt', position);
-  const counts = blockCounts(weights);
-  const size = counts.reduce((sum, count) => sum + count, 0);
-  const block = Math.floor(position / size);
-  let place = permute(keyOf(seed, block, 'mixture'), position % size, size);
+  const shares = blockShares(weights);
+  const block = blockAt(shares, position);
+  const before = drawnBefore(shares, block);
+  const counts = drawnBefore(shares, block + 1).map((count, source) => count - (before[source] ?? 0));
+  const key = keyOf(seed, block, 'mixture');
+  let place = permute(key, position - sumOf(before), sumOf(counts));
   for (const [source, count] of counts.entries()) {
-    if (place < count) return { source, index: block * count + place };
+    if (place < count) return { source, index: (before[source] ?? 0) + place };
     place -= count;
   }
-  throw new Error(`drawAt: the block must hold every place, got ${position} of ${size}`);
+  throw new Error(`drawAt: block ${block} must hold every place, got ${position}`);
 }
 
 /**
@@ -39,20 +42,18 @@ export function drawAt(seed: number, position: number, weights: readonly number[
  */
 export function realisedMixture(seed: number, draws: number, weights: readonly number[]): number[] {
   checkPosition('realisedMixture', draws);
-  const counts = blockCounts(weights);
-  const size = counts.reduce((sum, count) => sum + count, 0);
-  const blocks = Math.floor(draws / size);
-  const realised = counts.map((count) => count * blocks);
-  for (let position = blocks * size; position < draws; position++) {
+  const shares = blockShares(weights);
+  const realised = drawnBefore(shares, blockAt(shares, draws));
+  for (let position = sumOf(realised); position < draws; position++) {
     const { source } = drawAt(seed, position, weights);
     realised[source] = (realised[source] ?? 0) + 1;
   }
   return realised;
 }
 
-/** Times each source comes in one block of the mixture. */
-function blockCounts(weights: readonly number[]): number[] {
-  const sum = weights.reduce((total, weight) => total + weight, 0);
+/** Draws of each source that a block should have; fractions where the weights do not divide it. */
+function blockShares(weights: readonly number[]): number[] {
+  const sum = sumOf(weights);
   if (!weights.every((weight) => weight >= 0) || !(sum > 0) || !Number.isFinite(sum)) {
     throw new RangeError(`drawAt: weights must be at least 0 and not all 0, got [${weights.join(', ')}]`);
   }
@@ -60,22 +61,24 @@ function blockCounts(weights: readonly number[]): number[] {
     const divisor = weights.reduce(greatestCommonDivisor, 0);
     if (sum / divisor <= MIXTURE_BLOCK) return weights.map((weight) => weight / divisor);
   }
-  return largestRemainder(weights.map((weight) => (weight / sum) * MIXTURE_BLOCK));
+  return weights.map((weight) => (weight / sum) * MIXTURE_BLOCK);
 }
 
-/** Whole numbers near `shares` with their sum; a share above 0 stays above 0. */
-function largestRemainder(shares: readonly number[]): number[] {
-  const counts = shares.map((share) => (share > 0 ? Math.max(1, Math.floor(share)) : 0));
-  const missing = MIXTURE_BLOCK - counts.reduce((sum, count) => sum + count, 0);
-  const byRemainder = [...shares.keys()].sort(
-    (i, j) => remainder(shares, counts, j) - remainder(shares, counts, i),
-  );
-  for (const source of byRemainder.slice(0, Math.max(missing, 0))) counts[source] = (counts[source] ?? 0) + 1;
-  return counts; // many tiny weights may make the block a little longer, which is harmless
+/** Draws of each source in all blocks before this one. */
+function drawnBefore(shares: readonly number[], block: number): number[] {
+  return shares.map((share) => Math.round(share * block));
 }
 
-function remainder(shares: readonly number[], counts: readonly number[], i: number): number {
-  return (shares[i] ?? 0) - (counts[i] ?? 0);
+/** The block of a position: the first guess is right but for the fractions that rounding added or left out. */
+function blockAt(shares: readonly number[], position: number): number {
+  let block = Math.floor(position / sumOf(shares));
+  while (sumOf(drawnBefore(shares, block)) > position) block -= 1;
+  while (sumOf(drawnBefore(shares, block + 1)) <= position) block += 1;
+  return block;
+}
+
+function sumOf(numbers: readonly number[]): number {
+  return numbers.reduce((sum, number) => sum + number, 0);
 }
 
 function greatestCommonDivisor(a: number, b: number): number {

@@ -5,7 +5,11 @@ export class Recent<V> {
   private readonly entries = new Map<string, { value: V; cost: number }>(); // oldest first
   private total = 0;
 
-  constructor(private readonly budget: number) {}
+  /** @param onDrop called with each value that no longer fits */
+  constructor(
+    private readonly budget: number,
+    private readonly onDrop?: (value: V) => void,
+  ) {}
 
   /** The value under `key`, which becomes the newest; undefined if it is not here (any more). */
   get(key: string): V | undefined {
@@ -44,10 +48,12 @@ export class Recent<V> {
     this.entries.clear();
     this.total = 0;
   }
+
   private shrink(): void {
-    for (const oldest of this.entries.keys()) {
+    for (const [oldest, { value }] of this.entries) {
       if (this.total <= this.budget || this.entries.size === 1) return;
       this.delete(oldest);
+      this.onDrop?.(value);
     }
   }
 }

@@ -8,6 +8,7 @@ import { indexArrow, type ArrowIndex } from '../arrow/arrowFile.js';
 import { localFile, type ByteFile } from '../bytes/byteFile.js';
 import { findColumns } from '../arrow/columns.js';
 import { fault, reasonOf } from '../bytes/fileBytes.js';
+import { isCachedMap, savedFiles, splitNames, splitOf } from './datasetsFolder.js';
 import {
   MANIFEST_FILE,
   manifestFingerprint,
@@ -16,8 +17,8 @@ import {
   type ManifestShard,
   type ShardManifest,
 } from './manifest.js';
-import { fetchText, isAddress, remoteFile, shownAddress } from '../bytes/remoteFile.js';
-import type { RemoteOptions } from '../bytes/remoteRequest.js';
+import { addressOf, fetchText, isAddress, remoteFile } from '../bytes/remoteFile.js';
+import { shownAddress, type RemoteOptions } from '../bytes/remoteRequest.js';
 
 /** One shard of a set. */
 export interface FoundShard {
@@ -44,7 +45,7 @@ const FILES_AT_ONCE = 8;
  * @throws UserError if nothing is there, or a shard is missing or of another size than the manifest says
  */
 export async function findShards(place: string, options: RemoteOptions): Promise<FoundSet> {
-  if (isAddress(place)) return findRemote(new URL(place), options);
+  if (isAddress(place)) return findRemote(addressOf(place), options);
   const found = await stat(place).catch((cause: unknown) => {
     throw fault(
       place,
@@ -104,10 +105,23 @@ async function listedFile(path: string, { bytes }: ManifestShard): Promise<ByteF
   );
 }
 
+/** The files of a folder without a manifest, by the rules of `pack`. @throws UserError if there are none, or of several splits */
 async function arrowFilesOf(folder: string): Promise<string[]> {
-  const names = (await readdir(folder)).filter((name) => name.endsWith('.arrow')).sort();
-  if (names.length === 0) throw fault(folder, 'no .arrow file in the folder', 'pack the data into it first');
-  return names.map((name) => join(folder, name));
+  const saved = await savedFiles(folder);
+  if (saved) return saved;
+  const all = (await readdir(folder)).filter((name) => name.endsWith('.arrow')).sort();
+  const names = all.filter((name) => !isCachedMap(name));
+  if (names.length === 0) {
+    const but = all.length > 0 ? ' but cached ones of `datasets`' : '';
+    throw fault(folder, `no .arrow file in the folder${but}`, 'pack the data into it first');
+  }
+  const splits = new Set(names.map(splitOf));
+  if (splits.size === 1) return names.map((name) => join(folder, name));
+  throw fault(
+    folder,
+    `a set must be of one split, got ${splitNames(splits)}`,
+    'name one file, or pack one split with minigpt4 pack --split',
+  );
 }
 
 /** An address that ends in `.arrow` is one shard, any other a folder, whose query (a storage token) goes to each file. */

@@ -5,13 +5,14 @@
 
 import { batchOf, readBatch } from '../arrow/arrowBatch.js';
 import { indexArrow, type ArrowIndex } from '../arrow/arrowFile.js';
-import { openBatch, type BatchRows } from '../arrow/batchRows.js';
 import { findColumns } from '../arrow/columns.js';
+import type { DictionarySource } from '../arrow/dictionaries.js';
+import { BatchCache } from './batchCache.js';
 import { fault } from '../bytes/fileBytes.js';
 import { hashFile } from '../bytes/hashFile.js';
 import type { ManifestShard } from './manifest.js';
 import type { ImageTextPair } from '../pairs.js';
-import { Recent } from './recent.js';
+import { partOfRow } from '../partOfRow.js';
 import type { RemoteOptions } from '../bytes/remoteRequest.js';
 import { findShards, foundSet, type FoundShard, type FoundSet } from './shardFiles.js';
 import type { ByteFile } from '../bytes/byteFile.js';
@@ -41,14 +42,9 @@ interface Shard extends Omit<FoundShard, 'index'> {
   index: Promise<ArrowIndex> | undefined;
 }
 
-const CACHED_BYTES = 96 * 2 ** 20; // record batches held open: some thousand, at about 50 kB
-const COMPRESSED_BYTES = 160 * 2 ** 20; // those are held whole: the 16 that order `local` reads at a time, at up to 10 MB
-const UNREAD_BYTES = 64 * 2 ** 10; // what a batch is taken to hold until it is read
-
 /** A folder of shards, or one file, as an array of pairs on disk or behind http(s). */
 export class ShardSet {
-  private readonly plain = new Recent<Promise<BatchRows>>(CACHED_BYTES);
-  private readonly compressed = new Recent<Promise<BatchRows>>(COMPRESSED_BYTES);
+  private readonly cache = new BatchCache();
 
   private constructor(
     private readonly shards: readonly Shard[],
@@ -133,7 +129,7 @@ export class ShardSet {
     const shard = shardOf(this.shards, row);
     const index = await indexOf(shard);
     const { batch, rowInBatch } = batchOf(index, row - shard.firstRow);
-    const rows = await this.batch(index, batch);
+    const rows = await this.cache.batch(index, batch);
     return rows.read(rowInBatch, String(row));
   }
 
@@ -156,29 +152,14 @@ export class ShardSet {
     let done = 0;
     const count = (bytes: number) => onProgress?.((done += bytes), total);
     for (const shard of this.shards) {
-      if (shard.listed === undefined) await readAll(await indexOf(shard), count);
+      if (shard.listed === undefined) await readAll(await indexOf(shard), this.cache.dictionaries, count);
       else await checkHash(shard.file, shard.listed, count);
     }
   }
 
   /** Drops what is cached. Nothing else is held, so a set that is dropped unclosed leaks nothing. */
   close(): void {
-    this.plain.clear();
-    this.compressed.clear();
-  }
-
-  private batch(index: ArrowIndex, batch: number): Promise<BatchRows> {
-    const key = `${index.path}:${batch}`;
-    const batches = index.batches[batch]?.compressed === true ? this.compressed : this.plain;
-    const cached = batches.get(key);
-    if (cached !== undefined) return cached;
-    const opening = openBatch(index, batch);
-    batches.set(key, opening, UNREAD_BYTES);
-    opening.then(
-      ({ heldBytes }) => batches.setCost(key, heldBytes),
-      () => batches.delete(key), // the caller gets the error; a later read may try again
-    );
-    return opening;
+    this.cache.clear();
   }
 }
 
@@ -198,24 +179,21 @@ async function indexListed({ file, rows }: Shard): Promise<ArrowIndex> {
 
 /** The last shard that begins at or before `row`. */
 function shardOf(shards: readonly Shard[], row: number): Shard {
-  let low = 0;
-  let high = shards.length - 1;
-  while (low < high) {
-    const middle = (low + high + 1) >> 1;
-    if ((shards[middle]?.firstRow ?? Infinity) <= row) low = middle;
-    else high = middle - 1;
-  }
-  const shard = shards[low];
+  const shard = shards[partOfRow((at) => shards[at]?.firstRow ?? Infinity, shards.length, row)];
   if (shard === undefined || !Number.isInteger(row) || row < 0 || row >= shard.firstRow + shard.rows) {
     throw new RangeError(`shards: row must be a whole number from 0 to below the set's rows, got ${row}`);
   }
   return shard;
 }
 
-async function readAll(index: ArrowIndex, count: (bytes: number) => void): Promise<void> {
+async function readAll(
+  index: ArrowIndex,
+  dictionaries: DictionarySource,
+  count: (bytes: number) => void,
+): Promise<void> {
   let before = 0;
   for (const [batch, { offset, metadataBytes, bodyBytes }] of index.batches.entries()) {
-    await readBatch(index, batch);
+    await readBatch(index, batch, dictionaries);
     count(offset + metadataBytes + bodyBytes - before);
     before = offset + metadataBytes + bodyBytes;
   }

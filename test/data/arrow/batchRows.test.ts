@@ -65,6 +65,27 @@ describe('what a row costs', () => {
   });
 });
 
+describe('what a dictionary costs', () => {
+  it.each(['dictionary', 'dictionary_lz4', 'dictionary_stream'])(
+    'the captions of %s are read once, however many batches refer to them',
+    async (name) => {
+      const bytes = new Uint8Array(await readFile(join(fixtures, `${name}.arrow`)));
+      const { dictionaries, batches } = await indexArrow(memoryFile(bytes));
+      expect([dictionaries.length, batches.length > 1]).toEqual([1, true]);
+      const [{ offset, metadataBytes, bodyBytes } = { offset: 0, metadataBytes: 0, bodyBytes: 0 }] =
+        dictionaries;
+      const log: ByteRange[] = [];
+      const set = await ShardSet.ofFiles([memoryFile(bytes, log)]);
+      log.length = 0;
+      await Promise.all(expected.rows.map((_, row) => set.read(row)));
+      await set.verify();
+      const last = offset + metadataBytes + bodyBytes - 1;
+      const covering = log.filter((range) => range.offset <= last && range.offset + range.length > last);
+      expect(covering).toHaveLength(1);
+    },
+  );
+});
+
 /** A message of a file that the test makes, and where it goes. */
 interface Placed {
   readonly offset: number;

@@ -148,6 +148,39 @@ describe('one shard behind http', () => {
     expect(await failure(openSet('/empty.arrow'))).toMatch(/the file is empty: http/);
     expect(await failure(openSet('/page.arrow'))).toMatch(/it begins with "<!DOCT": http/);
   });
+
+  it.each([
+    [401, /the server refuses access, it answered 401/],
+    [403, /the server refuses access, it answered 403/],
+    [404, /no such file on the server, it answered 404/],
+    [410, /no such file on the server, it answered 410/],
+  ])('that is answered %i with an empty body is not called empty', async (status, message) => {
+    server.faults.push(answerWith(status, { 'content-length': '0' }));
+    expect(await failure(openSet('/set/part-00000.arrow'))).toMatch(message);
+  });
+
+  it('whose address is none is the user’s to mend, and shows no secret', async () => {
+    for (const [place, shown] of [
+      ['http://[bad/x.arrow', 'http://[bad/x.arrow'],
+      ['http://localhost:99999/x.arrow?sig=s3cret', 'http://localhost:99999/x.arrow?…'],
+      ['http://me:s3/cret@localhost/x.arrow', 'http://…@localhost/x.arrow'],
+    ] as const)
+      expect(await failure(ShardSet.open(place))).toBe(
+        `shards: the address is not valid: ${shown} (check it; a / or @ in a password is written as %2F or %40)`,
+      );
+  });
+
+  it('may have a per cent sign in its name or password', async () => {
+    server.files.set('/100%.arrow', server.files.get('/set/part-00000.arrow') ?? Buffer.alloc(0));
+    const address = new URL(server.at('/100%25.arrow'));
+    address.password = '50%zz';
+    expect((await ShardSet.open(address.href, impatient)).location(3)).toEqual({
+      shard: '100%.arrow',
+      row: 3,
+    });
+    expect(server.lastHeaders.authorization).toBe(`Basic ${Buffer.from(':50%zz').toString('base64')}`);
+    expect(remoteFile(new URL('http://localhost/100%.arrow')).baseName).toBe('100%.arrow');
+  });
 });
 
 /** Breaks the connection after some bytes of the body. */

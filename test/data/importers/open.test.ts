@@ -60,6 +60,13 @@ describe('openSource', () => {
     );
   });
 
+  it('finds no image where the struct is null, whatever bytes lie beneath it', async () => {
+    const path = join(SHARDS, 'struct_nulls.arrow');
+    const { pairs, problems } = await collect(openSource(path));
+    expect(problems).toEqual([`${path}: row 3: the image is empty`]);
+    expect(pairs).toHaveLength(9);
+  });
+
   it('tells of rows without image or caption, by their numbers', async () => {
     const path = join(SHARDS, 'nulls.arrow');
     const { pairs, problems } = await collect(openSource(path));

@@ -14,7 +14,7 @@ describe('drawAt', () => {
     [[115, 14], 129],
     [[0.7, 0.2, 0.1], 4096],
     [[1, 0, 2], 3],
-    [[1e-9, 1], 4096],
+    [[1, 4999], 4096],
     [[3], 1],
   ])(
     'numbers the draws of each source 0, 1, 2, … without a gap or a repeat, for weights %j',
@@ -28,12 +28,26 @@ describe('drawAt', () => {
     },
   );
 
-  it('keeps fractional weights to 1/4096', () => {
+  it('keeps fractional weights within half a draw after each block', () => {
     const counts = histogram(
       range(4096).map((i) => drawAt(2, i, [0.7, 0.2, 0.1]).source),
       3,
     );
     expect(counts).toEqual([2867, 819, 410]);
+  });
+
+  it('gives a small share what it asks for, not one draw a block', () => {
+    const drawn = range(20 * 4096).flatMap((i) => {
+      const { source, index } = drawAt(2, i, [5e6, 300]);
+      return source === 1 ? [index] : [];
+    });
+    expect(drawn).toEqual([0, 1, 2, 3, 4]); // 20 · 4096 · 300 / 5,000,300 = 4.91; before: 20
+  });
+
+  it('keeps neighbouring draws of a source near each other, so that its order `local` and its epochs hold', () => {
+    const indices = range(8192).map((i) => drawAt(2, 1e9 + i, [5e6, 300]));
+    const large = indices.flatMap(({ source, index }) => (source === 0 ? [index] : []));
+    expect(Math.max(...large) - Math.min(...large)).toBeLessThan(3 * 4096);
   });
 
   it.each([[[]], [[0, 0]], [[-1, 2]], [[NaN]], [[Infinity, 1]]])('refuses the weights %j', (weights) => {
@@ -46,7 +60,7 @@ describe('drawAt', () => {
 });
 
 describe('realisedMixture', () => {
-  it.each([[[115, 14]], [[0.7, 0.2, 0.1]], [[1, 0, 2]], [[3]]])(
+  it.each([[[115, 14]], [[0.7, 0.2, 0.1]], [[1, 0, 2]], [[5e6, 300]], [[0.3, 0.3, 0.4 / 7]], [[3]]])(
     'counts the draws of each source, for weights %j',
     (weights) => {
       const sources = range(9000).map((i) => drawAt(4, i, weights).source);
@@ -56,4 +70,11 @@ describe('realisedMixture', () => {
         );
     },
   );
+
+  it('tells of billions of draws at once what the weights ask for', () => {
+    const draws = 2_000_000_000;
+    const [large = 0, small = 0] = realisedMixture(4, draws, [5e6, 300]);
+    expect(large + small).toBe(draws);
+    expect(Math.abs(small - (draws * 300) / 5_000_300)).toBeLessThan(1.5);
+  });
 });

@@ -46,4 +46,36 @@ describe('shuffleQuality', () => {
     const { shardsPerBatch } = shuffleQuality(SHUFFLE, 1, [1, 9999], 10);
     expect(shardsPerBatch).toBeCloseTo(1.001, 6); // the one row of the first shard is in one of 1000 batches
   });
+
+  it('of thousands of shards is counted in groups of them, so that no order seems better than a shuffle', () => {
+    const many = range(2000).map(() => 4096);
+    const full = shuffleQuality(SHUFFLE, 1, many, 64);
+    expect(full.groups).toBe(111); // 111² cells have 16 samples each
+    expect(full.neighbourEntropy).toBeGreaterThan(0.99 * Math.log2(111));
+    expect(full.neighbourEntropy).toBeLessThanOrEqual(Math.log2(111));
+    expect(full.shardsPerBatch).toBeGreaterThan(62.5); // of 2000 shards, not of the groups
+    // Each window of 65,536 rows is 256 runs: of the 111 groups two or three each, unequally many
+    const { neighbourEntropy } = shuffleQuality({ kind: 'local', window: 65_536 }, 1, many, 64);
+    expect(neighbourEntropy / full.neighbourEntropy).toBeLessThan(0.99);
+    expect(neighbourEntropy / full.neighbourEntropy).toBeGreaterThan(0.95);
+  });
+
+  it('of few samples is counted in fewer groups', () => {
+    const { groups, neighbourEntropy } = shuffleQuality(
+      SHUFFLE,
+      1,
+      range(300).map(() => 4),
+      8,
+    );
+    expect(groups).toBe(8); // √(1200 / 16)
+    expect(neighbourEntropy).toBeGreaterThan(2.9);
+    expect(
+      shuffleQuality(
+        SHUFFLE,
+        1,
+        range(16).map(() => 256),
+        8,
+      ).groups,
+    ).toBe(16);
+  });
 });

@@ -106,6 +106,25 @@ describe('files that pyarrow wrote', () => {
     expect((await set.read(4)).image.length).toBe(62);
   });
 
+  it.each(['struct_nulls', 'struct_nulls_zstd'])(
+    'of %s.arrow a null struct is no image, whatever bytes lie beneath it',
+    async (name) => {
+      const set = await ShardSet.open(join(fixtures, `${name}.arrow`));
+      const images = (await readAll(set)).map(({ image }) => (image.length === 0 ? '' : sha(image)));
+      expect(images).toEqual(expected.rows.map(({ imageSha256 }, row) => (row === 3 ? '' : imageSha256)));
+    },
+  );
+
+  it.each([
+    ['run_end_encoded', 'RunEndEncoded'],
+    ['list_view_stream', 'ListView'],
+  ])('%s.arrow is sound, and has a column of a type that is not read here', async (name, type) => {
+    const path = join(fixtures, `${name}.arrow`);
+    expect(await failure(ShardSet.open(path))).toBe(
+      `shards: a column is of a type that is not read here, ${type}: ${path} (leave it out, or write it as a plain column)`,
+    );
+  });
+
   it.each([
     ['no_image', /column "image" is missing, got id, caption: .*no_image\.arrow \(/],
     ['image_is_text', /column "image" must be Binary or Struct<bytes: Binary>, got Utf8: /],
