@@ -65,7 +65,7 @@ export async function writeWhole(path: string, fill: (handle: FileHandle) => Pro
     await rename(temporary, path);
     await syncFolder(dirname(path));
   } catch (error) {
-    await rm(temporary, { force: true });
+    await rm(temporary, { force: true }).catch(() => undefined); // what is said is why it was not written
     throw fileError(path, error);
   }
 }
@@ -91,13 +91,13 @@ export async function writeFolderWhole(path: string, fill: (folder: string) => P
     await rename(temporary, path);
     await syncFolder(dirname(temporary));
   } catch (error) {
-    await rm(temporary, { recursive: true, force: true });
+    await rm(temporary, { recursive: true, force: true }).catch(() => undefined); // as above
     throw fileError(path, error);
   }
 }
 
 /** A name in the same folder as `path` (a rename never crosses file systems), hidden and unique. */
-function temporaryName(path: string): string {
+export function temporaryName(path: string): string {
   const whole = resolve(path);
   return join(dirname(whole), `.${basename(whole)}.${randomUUID().slice(0, 8)}.tmp`);
 }

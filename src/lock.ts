@@ -2,13 +2,12 @@
  * A lock file: one live process at a time. The file names its process, so that a lock whose process died is taken over;
  * it appears with its content at once, so that nobody reads half of it.
  */
-import { randomUUID } from 'node:crypto';
 import { constants, readFileSync } from 'node:fs';
 import { copyFile, link, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 
 import { UserError } from './errors.js';
-import { fileError, hasCode } from './files.js';
+import { fileError, hasCode, temporaryName } from './files.js';
 
 /** A held lock. */
 export interface Lock {
@@ -55,7 +54,7 @@ export async function takeLock(file: string, words: LockWords): Promise<Lock> {
 
 /** Makes the lock file with its content in one act; false if there is one. */
 async function create(file: string, text: string): Promise<boolean> {
-  const temporary = `${file}.${randomUUID().slice(0, 8)}.tmp`;
+  const temporary = temporaryName(file);
   try {
     await writeFile(temporary, text, { flag: 'wx' });
     await linkOrCopy(temporary, file);
@@ -98,7 +97,7 @@ async function removeIfDead(file: string, { subject, advice }: LockWords): Promi
 
 /** Removes the dead lock that was read, and not one that somebody has put there since. */
 async function takeAway(file: string, text: string): Promise<void> {
-  const aside = `${file}.${randomUUID().slice(0, 8)}.tmp`;
+  const aside = temporaryName(file);
   try {
     await rename(file, aside);
   } catch (error) {

@@ -1,6 +1,7 @@
 /** Runs a stage for the command line: configuration, progress, and signals that save before the process ends. */
 import { loadConfig } from '../config/load.js';
 import type { Stage } from '../config/schema.js';
+import { UserError } from '../errors.js';
 import { modelFolders } from '../setup/setup.js';
 import { evaluateDuring } from '../evaluate/during.js';
 import { loadNative, type Native } from '../native.js';
@@ -43,8 +44,10 @@ export async function runTraining(
     console.log(`${stage}: ${step} steps done, saved ${checkpoint}`);
   } catch (error) {
     display.stop();
-    if (!(error instanceof Interrupted)) throw error;
-    stop.end(`saved ${error.checkpoint}; the same command resumes there`);
+    if (error instanceof Interrupted) stop.end(`saved ${error.checkpoint}; the same command resumes there`);
+    if (stop.signal.aborted && error instanceof UserError)
+      stop.end(`not saved: ${error.message}; the same command resumes at the last checkpoint`);
+    throw error;
   } finally {
     display.stop();
     stop.close();

@@ -12,6 +12,8 @@ import { fileError, hasCode, writeFileWhole } from '../files.js';
 export interface BadSample {
   /** Optimizer step that wanted it, if one did. */
   readonly step?: number;
+  /** The set as `data.train` names it, where there are several. */
+  readonly set?: string;
   readonly shard: string;
   /** Row within the shard. */
   readonly row: number;
@@ -40,9 +42,6 @@ export interface LedgerOptions {
 export class BadSampleLedger {
   private readonly file: AppendFile;
   private readonly known: Set<string>;
-  private readonly byStep: Map<number, number>;
-  /** The last step that was checked, and the bad samples of all steps up to it. */
-  private checked = { step: 0, bad: 0 };
 
   private constructor(
     private readonly path: string,
@@ -51,7 +50,6 @@ export class BadSampleLedger {
   ) {
     this.file = new AppendFile(path);
     this.known = new Set(samples.map(placeOf));
-    this.byStep = countBy(samples, ({ step = 0 }) => step);
   }
 
   /**
@@ -77,10 +75,8 @@ export class BadSampleLedger {
   /** Counts one bad sample and appends it to the file. One that its step met before counts once. */
   add(sample: BadSample): void {
     if (this.known.has(placeOf(sample))) return;
-    const { step = 0 } = sample;
     this.known.add(placeOf(sample));
     this.samples.push(sample);
-    this.byStep.set(step, (this.byStep.get(step) ?? 0) + 1);
     this.append(sample);
   }
 
@@ -104,31 +100,17 @@ export class BadSampleLedger {
   }
 
   /**
-   * Ends the run when too many samples of the steps up to this one were bad. What was read ahead for later steps does not
-   * count yet, so that it does not depend on the order in which images are decoded whether a run ends.
+   * Ends the run when too many samples were bad: more than `allowedBad`. Given by the caller, in the order of the samples,
+   * so that it does not depend on which images are decoded first whether a run ends.
    *
-   * @param good samples that the steps up to this one used
-   * @param step from 1; never below that of the call before
-   * @throws UserError as `requireFew` does
-   */
-  checkSteps(good: number, step: number): void {
-    let { step: last, bad } = this.checked;
-    while (last < step) bad += this.byStep.get(++last) ?? 0;
-    this.checked = { step: last, bad };
-    this.requireFew(good, bad, step);
-  }
-
-  /**
-   * Ends the run when too many samples were bad: more than `allowedBad`.
-   *
-   * @param step that wanted the last of them; 0 before the first
+   * @param bad of the first `total` samples drawn, those that were bad
+   * @param step that drew the last of them; 0 before the first step, whose samples come again in the steps
    * @throws UserError over the budget, with the counts, the worst shard and its commonest reason
    */
-  requireFew(good: number, bad: number, step: number): void {
-    const total = good + bad;
+  requireFew(bad: number, total: number, step: number): void {
     if (bad <= allowedBad(total, this.maxBadFraction)) return;
-    const counted = this.samples.filter((sample) => (sample.step ?? 0) <= step);
-    const [shard, inShard] = mostCommon(counted, (sample) => sample.shard);
+    const counted = this.samples.filter((sample) => isCounted(sample, step));
+    const [shard, inShard] = mostCommon(counted, shardOf);
     const [reason] = mostCommon(counted, (sample) => sample.reason);
     throw new UserError(
       `data: at most ${this.maxBadFraction} of the samples may be bad (data.maxBadFraction), got ${bad} of ${total}; ` +
@@ -147,8 +129,17 @@ export function allowedBad(total: number, fraction: number): number {
 }
 
 /** What makes two records one: the step, and the sample it met. */
-function placeOf({ step, shard, row }: BadSample): string {
-  return JSON.stringify([step, shard, row]);
+function placeOf(sample: BadSample): string {
+  return JSON.stringify([sample.step, shardOf(sample), sample.row]);
+}
+
+/** A shard's name is its own in its set only. */
+function shardOf({ set, shard }: BadSample): string {
+  return set === undefined ? shard : `${set}/${shard}`;
+}
+
+function isCounted({ step = 0 }: BadSample, until: number): boolean {
+  return until === 0 ? step === 0 : step > 0 && step <= until;
 }
 
 function parseLine(line: string): (BadSample | SkippedStep)[] {
@@ -178,8 +169,8 @@ function areTexts(...values: readonly unknown[]): boolean {
   return values.every((value) => typeof value === 'string');
 }
 
-function countBy<Name>(samples: readonly BadSample[], name: (sample: BadSample) => Name): Map<Name, number> {
-  const counts = new Map<Name, number>();
+function countBy(samples: readonly BadSample[], name: (sample: BadSample) => string): Map<string, number> {
+  const counts = new Map<string, number>();
   for (const sample of samples) counts.set(name(sample), (counts.get(name(sample)) ?? 0) + 1);
   return counts;
 }

@@ -53,12 +53,16 @@ export async function saveCheckpoint(
 ): Promise<string> {
   const folder = join(checkpointsFolder(runFolder), `step-${String(step).padStart(8, '0')}`);
   const replaced = join(checkpointsFolder(runFolder), `.${basename(folder)}.replaced.tmp`);
-  await writeFolderWhole(folder, async (temporary) => {
+  const write = async (temporary: string): Promise<void> => {
     await writeTensors(join(temporary, PROJECTION_FILE), projection, METADATA);
     await writeTensors(join(temporary, OPTIMIZER_FILE), optimizer, METADATA);
     const stored: StoredState = { formatVersion: 1, step, ...state, sha256: await hashes(temporary) };
     await writeFileWhole(join(temporary, STATE_FILE), `${JSON.stringify(stored, null, 2)}\n`);
     if (await exists(folder)) await rename(folder, replaced);
+  };
+  await writeFolderWhole(folder, write).catch(async (error: unknown) => {
+    if (!(await exists(folder)) && (await exists(replaced))) await rename(replaced, folder);
+    throw error;
   });
   await rm(replaced, { recursive: true, force: true });
   await deleteOld(runFolder, keep, keepEvery);

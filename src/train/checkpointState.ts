@@ -23,7 +23,9 @@ const State = Type.Object({
   guard: Type.Optional(
     Type.Object({ losses: Type.Array(Type.Number()), skipped: Type.Integer({ minimum: 0 }) }),
   ),
-  /** The evaluation after this step was interrupted, and is done when the run resumes. */
+  /** Samples up to this step that were bad and replaced, for the budget; older checkpoints do not say. */
+  replaced: Type.Optional(Type.Integer({ minimum: 0 })),
+  /** The evaluation after this step is not done: it is when the run resumes. */
   evaluationDue: Type.Optional(Type.Boolean()),
   /** SHA-256 of what it was trained with: `encoder`, `qformer`, `llm`, `tokenizer`, `prompt` (identity.ts). */
   parts: Type.Record(Text, Text),

@@ -47,6 +47,8 @@ export interface TrainingParts {
 export class Training {
   /** Steps done, those included that were not applied. */
   step: number;
+  /** Samples of these steps that were bad and replaced. */
+  replaced: number;
   readonly optimizer: AdamW;
   readonly guard: Guard;
   /** The evaluation that belongs to the last step is not done yet. */
@@ -68,6 +70,7 @@ export class Training {
     if (run.checkpoint) this.optimizer.importState(run.checkpoint.optimizer);
     this.guard = new Guard(config.train.guard, run.checkpoint?.state.guard);
     this.step = run.checkpoint?.step ?? 0;
+    this.replaced = run.checkpoint?.state.replaced ?? 0;
     this.evaluationDue = run.checkpoint?.state.evaluationDue ?? false;
     const { evaluationDue } = this;
     this.#saved = run.checkpoint && { folder: run.checkpoint.folder, step: this.step, evaluationDue };
@@ -93,7 +96,7 @@ export class Training {
     await this.#saver.saveBeside(this.#contents());
   }
 
-  /** Closes all; without `wait` the thread that computes is left to the end of the process. */
+  /** Closes all; without `wait` the thread that computes ends when it has done what it is at. */
   async close({ wait }: { wait: boolean }): Promise<void> {
     const { store, counts, model, ledger, run, note } = this.parts;
     try {
@@ -101,7 +104,9 @@ export class Training {
       await store?.flush();
       if (wait && store) note(cacheLine(counts));
     } finally {
-      if (wait) await model.close();
+      const closing = model.close(); // its thread may be in the middle of a step
+      if (wait) await closing;
+      else closing.catch(() => undefined);
       store?.close();
       ledger.close();
       await run.close();
@@ -134,6 +139,7 @@ export class Training {
       state: {
         ...checkpointState(config, model),
         guard: this.guard.state,
+        replaced: this.replaced,
         ...(this.evaluationDue && { evaluationDue: true }),
       },
     };

@@ -34,8 +34,8 @@ const CONFIG_FILE = 'config.yaml';
 const METRICS_FILE = 'metrics.jsonl';
 const SAMPLES_FILE = 'samples.jsonl';
 const LEDGER_FILE = 'ledger.jsonl';
-/** What is written anew when a run begins; a process that dies at that leaves a file of another name. */
-const REWRITTEN = [CONFIG_FILE, METRICS_FILE, SAMPLES_FILE, LEDGER_FILE];
+/** What is written whole when a run begins; a process that dies at that leaves a file of another name. */
+const REWRITTEN = [LOCK_FILE, CONFIG_FILE, METRICS_FILE, SAMPLES_FILE, LEDGER_FILE];
 const LOCK_WORDS = { subject: 'the run', advice: 'wait for it, stop it, or choose another --run' };
 
 /** Fields that may change when a run resumes: they do not bear on the steps already done. A dot at the end: all below. */

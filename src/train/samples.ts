@@ -1,14 +1,15 @@
 /**
  * From a position in the order of samples to what the model computes on: the pair is read, its image encoded (or its
  * features found in the cache), its caption turned into tokens. A bad sample is written to the ledger and replaced by
- * the next good one, the same one in every run.
+ * another one of its set, the same one in every run: drawn anywhere, as bad ones often lie together.
  */
 import type { Config } from '../config/schema.js';
 import { cleanCaption } from '../data/captions.js';
 import { cropAt, type Crop } from '../data/images/crop.js';
 import { BadImage } from '../data/images/images.js';
 import type { BadSampleLedger } from '../data/ledger.js';
-import { randomAt } from '../data/order/keyed.js';
+import { keyOf, permute, randomAt } from '../data/order/keyed.js';
+import { shownPlace } from '../data/bytes/remoteFile.js';
 import { drawAt, type MixtureDraw } from '../data/order/mixture.js';
 import { rowAt } from '../data/order/order.js';
 import type { ImageTextPair } from '../data/pairs.js';
@@ -19,15 +20,15 @@ import type { Prompter } from '../model/conversation/prompt.js';
 import { layOut, type Example } from '../model/language/sequence.js';
 import type { FeatureReader } from './features.js';
 
-/** How many times a bad sample is replaced before the data is given up. */
-const MAX_REPLACEMENTS = 100;
+/** Samples that are tried in place of a bad one before the data is given up. */
+const MOST_REPLACEMENTS = 100;
 
 /** A pair with what the model needs of it. */
 export interface Sample {
   readonly pair: ImageTextPair;
   readonly place: ShardRow;
-  /** Bad samples that it was taken instead of. */
-  readonly replaced: number;
+  /** It was drawn in place of a bad one. */
+  readonly isReplacement: boolean;
   /** float32[Q, C] */
   readonly features: Float32Array;
   readonly example: Example;
@@ -36,6 +37,8 @@ export interface Sample {
 /** One set of pairs and how its samples are asked. */
 export interface SampleSource {
   readonly shards: ShardSet;
+  /** As the configuration names it, without secrets. */
+  readonly place: string;
   /** Rows in use: the first `rows` of the shards. */
   readonly rows: number;
   readonly weight: number;
@@ -48,7 +51,7 @@ export async function openSources({ data }: Config): Promise<SampleSource[]> {
   return Promise.all(
     data.train.map(async ({ shards: path, weight, prompt, maxRows = Infinity }) => {
       const shards = await ShardSet.open(path);
-      return { shards, rows: Math.min(shards.rows, maxRows), weight, prompt };
+      return { shards, place: shownPlace(path), rows: Math.min(shards.rows, maxRows), weight, prompt };
     }),
   );
 }
@@ -86,15 +89,12 @@ export class Samples {
     if (!source) throw new Error(`samples: the mixture drew source ${number} of ${this.sources.length}`);
     const order = { kind: data.order, window: data.window };
     const first = rowAt(order, run.seed + number, index, source.rows);
-    const tries = Math.min(MAX_REPLACEMENTS, source.rows);
-    for (let replaced = 0; replaced < tries; replaced++) {
-      const row = (first + replaced) % source.rows;
+    for (const row of candidates(run.seed, position, first, source.rows)) {
       const found = await this.#read(source, row, position, step);
-      if (found) return { ...found, replaced };
+      if (found) return { ...found, isReplacement: row !== first };
     }
-    const { shard, row } = source.shards.location(first);
     throw new UserError(
-      `data.train: one of ${tries} samples in a row must be usable, got none from row ${row} of ${shard} on (see ledger.jsonl in the run folder)`,
+      `data.train: one of ${MOST_REPLACEMENTS} samples drawn at random must be usable, got none of ${source.place} (see ledger.jsonl in the run folder)`,
     );
   }
 
@@ -116,12 +116,13 @@ export class Samples {
     row: number,
     position: number,
     step: number,
-  ): Promise<Omit<Sample, 'replaced'> | undefined> {
+  ): Promise<Omit<Sample, 'isReplacement'> | undefined> {
     const pair = await source.shards.read(row);
     const caption = this.config.data.captions === 'clean' ? cleanCaption(pair.caption) : pair.caption;
     const place = source.shards.location(row);
     const reject = (reason: string): void => {
-      this.ledger.add({ step, ...place, id: pair.id, reason });
+      const set = this.sources.length > 1 ? { set: source.place } : {};
+      this.ledger.add({ step, ...set, ...place, id: pair.id, reason });
     };
     if (!caption.trim()) {
       reject('caption is empty');
@@ -152,6 +153,16 @@ export class Samples {
     if (prompt === 'none' || !questions.length) return undefined;
     const drawn = Math.floor(position / this.#drawnTogether);
     return questions[Math.floor(randomAt(this.config.run.seed, drawn, 'question') * questions.length)];
+  }
+}
+
+/** The row to read, then those to try in place of a bad one, in a keyed order: of a small set all. */
+function* candidates(seed: number, position: number, first: number, rows: number): Generator<number> {
+  yield first;
+  const key = keyOf(seed, position, 'in stead');
+  for (let draw = 0; draw < Math.min(rows, MOST_REPLACEMENTS); draw++) {
+    const row = permute(key, draw, rows);
+    if (row !== first) yield row;
   }
 }
 

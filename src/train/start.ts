@@ -126,8 +126,8 @@ async function trainingStatistics(
   let bad = 0;
   for await (const sample of prefetch(0, count, DECODED_AHEAD, (position) => samples.at(position, 0))) {
     features.push(sample.features);
-    bad += sample.replaced;
-    ledger.requireFew(features.length, bad, 0);
+    if (sample.isReplacement) bad += 1;
+    ledger.requireFew(bad, features.length, 0);
     onProgress(features.length / count);
   }
   return featureStatistics(features, C);

@@ -11,6 +11,8 @@ import { microBatch, type Sample } from './samples.js';
 /** A step's mean gradient, and the samples it comes from. */
 export interface StepGradients extends MeanGradients {
   readonly samples: readonly Sample[];
+  /** How many of these stand in for bad ones. */
+  readonly replaced: number;
 }
 
 /** What became of a step. */
@@ -48,7 +50,7 @@ export function readAhead(training: Training): AsyncGenerator<Unit, void> {
  * @throws UserError when too many samples up to this step were bad
  */
 export async function stepGradients(
-  { parts: { config, model, projection, ledger }, step }: Training,
+  { parts: { config, model, projection, ledger }, step, replaced: before }: Training,
   batches: AsyncGenerator<Unit, void>,
   clock: StepClock,
 ): Promise<StepGradients> {
@@ -61,20 +63,22 @@ export async function stepGradients(
     computed.push(await model.language.lossAndGradients(projection, next.value.batch));
     samples.push(...next.value.samples);
   }
-  ledger.checkSteps((step + 1) * batchSize, step + 1);
-  return { ...meanGradients(computed), samples };
+  const replaced = samples.filter(({ isReplacement }) => isReplacement).length;
+  ledger.requireFew(before + replaced, (step + 1) * batchSize, step + 1);
+  return { ...meanGradients(computed), samples, replaced };
 }
 
 /** Moves the weights, unless the guard forbids it: then the batch is written to the ledger. The step counts either way. */
 export function applyStep(
   training: Training,
-  { loss, mean, samples }: StepGradients,
+  { loss, mean, samples, replaced }: StepGradients,
   lr: number,
 ): AppliedStep {
   const { config, ledger } = training.parts;
   const gradNorm = clipGradNorm(Object.values(mean), config.train.maxGradNorm);
   const fault = training.guard.judge(loss, gradNorm);
   training.step += 1;
+  training.replaced += replaced;
   if (fault === undefined) training.optimizer.step(checkpointNames(mean), lr);
   else
     ledger.addSkipped({

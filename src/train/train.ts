@@ -3,7 +3,7 @@
  * result is a function of (configuration, data, step); so a run that was killed ends as the one that was not.
  */
 import type { Config } from '../config/schema.js';
-import { isSound, type Projection } from '../model/projection.js';
+import type { Projection } from '../model/projection.js';
 import { mixtureReport } from './mixtureReport.js';
 import { openTraining, type Training } from './open.js';
 import type { TrainOptions, TrainResult } from './options.js';
@@ -44,7 +44,9 @@ export async function train(config: Config, options: TrainOptions): Promise<Trai
     if (waited !== undefined) reportData(training, waited);
     return { checkpoint: await training.save(), step: training.step };
   } catch (error) {
-    if (signal?.aborted && !finished) throw new Interrupted(await training.save());
+    if (finished) throw error;
+    if (signal?.aborted) throw new Interrupted(await training.save());
+    if (error instanceof UserError && training.step > 0) await saveWhatIsThere(training);
     throw error;
   } finally {
     await training.close({ wait: finished || !signal?.aborted });
@@ -81,7 +83,7 @@ async function loop(training: Training, options: TrainOptions): Promise<number |
     events.step?.({ step, steps, loss: gradients.loss });
     if (applied.fault !== undefined)
       note(`step ${step} was not applied: ${applied.fault}; its samples are in ledger.jsonl`);
-    if (training.guard.mustStop) await stop(training, gradients);
+    if (training.guard.mustStop) throw new UserError(diagnosis(training, gradients));
     if (training.evaluationDue) await evaluateStep(training, options);
     if (step % saveEvery === 0 && step < steps) {
       logHistograms(run, step, projection);
@@ -121,11 +123,12 @@ function reportData({ parts: { config, samples, note }, step }: Training, waited
   for (const line of mixtureReport(config, samples.rowsBySource, step)) note(`drawn from ${line}`);
 }
 
-/** Ends a run whose steps cannot be applied any more; what it has learnt is saved. */
-async function stop(training: Training, last: StepGradients): Promise<never> {
-  const text = diagnosis(training, last);
-  if (isSound(training.parts.projection)) await training.save();
-  throw new UserError(text);
+/** Where data or disk end a run, what it has learnt is saved; if that fails too, it is said beside the reason. */
+async function saveWhatIsThere(training: Training): Promise<void> {
+  await training.save().catch((error: unknown) => {
+    if (!(error instanceof UserError)) throw error;
+    training.parts.note(`not saved: ${error.message}`);
+  });
 }
 
 function logHistograms(run: Run, step: number, projection: Projection): void {

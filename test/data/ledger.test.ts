@@ -67,36 +67,37 @@ describe('BadSampleLedger', () => {
     const ledger = await BadSampleLedger.open(path, { maxBadFraction: 0.01 });
     for (const row of [0, 2, 4, 6, 8, 10, 12, 5]) ledger.add(bad(row, 'worst.arrow', 9));
     for (const row of [1, 2]) ledger.add(bad(row, 'better.arrow', 9));
-    const check = () => ledger.checkSteps(90, 9);
+    const check = () => ledger.requireFew(10, 100, 9);
     expect(check).toThrow(UserError);
     expect(check).toThrow(
       /at most 0\.01 .* got 10 of 100; worst shard worst\.arrow with 8, commonest reason "no bytes"/,
     );
-    expect(() => ledger.checkSteps(490, 9)).not.toThrow();
+    expect(() => ledger.requireFew(10, 500, 9)).not.toThrow();
   });
 
-  it('judges a step by the samples of the steps up to it, whatever was read ahead', async () => {
-    const ledger = await BadSampleLedger.open(path, { maxBadFraction: 0.1 });
-    for (let row = 0; row < 20; row++) ledger.add(bad(row, 'a', 3));
-    expect(() => ledger.checkSteps(4, 1)).not.toThrow();
-    expect(() => ledger.checkSteps(8, 2)).not.toThrow();
-    expect(() => ledger.checkSteps(12, 3)).toThrow(/got 20 of 32/);
-  });
-
-  it('does not add what statistics met before the first step to what the steps meet', async () => {
+  it('names the worst shard of the samples that count, each set’s own', async () => {
     const ledger = await BadSampleLedger.open(path, { maxBadFraction: 0.01 });
-    for (let row = 0; row < 20; row++) ledger.add(bad(row, 'a', 0)); // of 2000
-    expect(() => ledger.requireFew(1980, 20, 0)).not.toThrow();
-    for (const row of [0, 1, 2]) ledger.add(bad(row, 'a', 1));
-    expect(() => ledger.checkSteps(4, 1)).toThrow(/got 3 of 7/);
+    for (let row = 0; row < 20; row++) ledger.add(bad(row, 'statistics', 0));
+    for (const row of [0, 1, 2]) ledger.add(bad(row, 'steps', 1));
+    for (let row = 0; row < 30; row++) ledger.add(bad(row, 'later', 2));
+    expect(() => ledger.requireFew(20, 2000, 0)).not.toThrow();
+    expect(() => ledger.requireFew(20, 200, 0)).toThrow(/got 20 of 200; worst shard statistics with 20/);
+    expect(() => ledger.requireFew(3, 4, 1)).toThrow(/got 3 of 4; worst shard steps with 3/);
+  });
+
+  it('lists a row of each of two sets whose shards have the same name', async () => {
+    const ledger = await BadSampleLedger.open(path, { maxBadFraction: 0.01 });
+    for (const set of ['shards/cc', 'shards/sbu', 'shards/cc']) ledger.add({ set, ...bad(5, 'part', 1) });
+    expect(await linesOf(path)).toHaveLength(2);
+    expect(() => ledger.requireFew(9, 9, 1)).toThrow('worst shard shards/cc/part with 1');
   });
 
   it('with a budget of 1 never stops, with one of 0 at the first', async () => {
     const ledger = await BadSampleLedger.open(path, { maxBadFraction: 1 });
-    for (let row = 0; row < 9; row++) ledger.add(bad(row, 'a', 1));
-    expect(() => ledger.checkSteps(0, 1)).not.toThrow();
+    expect(() => ledger.requireFew(9, 9, 1)).not.toThrow();
     const strict = await BadSampleLedger.open(path, { maxBadFraction: 0 });
-    expect(() => strict.checkSteps(999_991, 1)).toThrow(/got 9 of 1000000/);
+    expect(() => strict.requireFew(0, 1_000_000, 1)).not.toThrow();
+    expect(() => strict.requireFew(1, 1_000_000, 1)).toThrow(/got 1 of 1000000/);
   });
 
   it('on resume counts on, cuts the steps that run again, and a line that a crash cut short', async () => {
@@ -104,7 +105,7 @@ describe('BadSampleLedger', () => {
     for (const step of [1, 2, 3, 4]) ledger.add(bad(step, 'a', step));
     await writeFile(path, `${await readFile(path, 'utf8')}{"step":5,"sha`);
     const resumed = await BadSampleLedger.open(path, { maxBadFraction: 0.1, keepThroughStep: 2 });
-    expect(() => resumed.requireFew(0, 100, 2)).toThrow(/worst shard a with 2/);
+    expect(() => resumed.requireFew(99, 99, 9)).toThrow(/worst shard a with 2/);
     resumed.add(bad(3, 'a', 3));
     expect(await linesOf(path)).toEqual([1, 2, 3].map((step) => bad(step, 'a', step)));
   });
@@ -118,10 +119,9 @@ describe('BadSampleLedger', () => {
     const ledger = await BadSampleLedger.open(path, { maxBadFraction: 0 });
     ledger.addSkipped(step(2));
     ledger.addSkipped(step(4));
-    expect(() => ledger.checkSteps(10, 5)).not.toThrow();
     ledger.close();
     const resumed = await BadSampleLedger.open(path, { maxBadFraction: 0, keepThroughStep: 3 });
-    expect(() => resumed.checkSteps(10, 5)).not.toThrow();
+    expect(() => resumed.requireFew(9, 9, 9)).toThrow(/worst shard none with 0/);
     expect(await readFile(path, 'utf8')).toBe(
       '{"step":2,"reason":"loss NaN","samples":[{"shard":"a","row":3,"id":"x"}]}\n',
     );

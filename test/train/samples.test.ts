@@ -1,5 +1,5 @@
 /** Which set and which question the samples of a step come from, whoever reads them. */
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -151,4 +151,42 @@ describe('read by several ranks', () => {
       expect(await readBy(4, data)).toEqual(one);
     },
   );
+});
+
+describe('bad samples', () => {
+  const rowOf = (id: string): number => Number(id.replace('tiny-', ''));
+
+  /** Reads a pass over set 0, of which some rows are bad. */
+  async function readPass(isBad: (row: number) => boolean): Promise<{ samples: Sample[]; lines: number }> {
+    const config = configOf('sample', { train: [{ shards: join(scratch, 'set0') }] });
+    const sources = await openSources(config);
+    const file = join(scratch, `bad${Math.random()}.jsonl`);
+    const ledger = await BadSampleLedger.open(file, { maxBadFraction: 1 });
+    const features: FeatureReader = ({ id }) =>
+      isBad(rowOf(id))
+        ? Promise.reject(new BadImage('JPEG damaged or cut short'))
+        : Promise.resolve(new Float32Array(4));
+    const reader = new Samples(sources, features, new Prompter(tokenizer, config.prompt), config, ledger);
+    const samples: Sample[] = [];
+    for (let position = 0; position < 24; position++) samples.push(await reader.at(position, 1));
+    for (const { shards } of sources) shards.close();
+    return { samples, lines: readFileSync(file, 'utf8').trimEnd().split('\n').length };
+  }
+
+  it('that lie together cost a replacement each, from anywhere in the set, and no more', async () => {
+    const { samples, lines } = await readPass((row) => row >= 4 && row < 10);
+    expect(samples.filter(({ isReplacement }) => isReplacement)).toHaveLength(6);
+    expect(lines).toBe(6);
+    const instead = samples.filter(({ isReplacement }) => isReplacement).map(({ pair }) => rowOf(pair.id));
+    expect(instead.every((row) => row < 4 || row >= 10)).toBe(true);
+    expect(new Set(instead).size).toBeGreaterThan(2); // the next good row would be 10 each time
+  });
+
+  it('are replaced where one alone is good, and end a run where none is', async () => {
+    const { samples } = await readPass((row) => row !== 17);
+    expect(new Set(samples.map(({ pair }) => pair.id))).toEqual(new Set(['tiny-17']));
+    await expect(readPass(() => true)).rejects.toThrow(
+      /one of 100 samples drawn at random must be usable, got none of .*set0/,
+    );
+  });
 });
