@@ -8,6 +8,7 @@ import { Distribution, SeenTexts } from './data/counts.js';
 import { BadImage, decodeImage } from './data/images/images.js';
 import type { BadSample } from './data/ledger.js';
 import type { ImageTextPair } from './data/pairs.js';
+import { isOfDisk } from './data/bytes/fileBytes.js';
 import { ServerError } from './data/bytes/remoteRequest.js';
 import { ShardSet } from './data/shards/shards.js';
 import { UserError } from './errors.js';
@@ -67,14 +68,14 @@ type Finding =
  * Reads every row of a set, decodes its image and cleans its caption. Memory holds some rows a worker and 8 to 16 bytes an id.
  *
  * @param place a folder of shards, a shard, or an address
- * @throws UserError if the set cannot be opened, its server fails, or the report cannot be written; the signal's reason
+ * @throws UserError if the set cannot be opened, its disk or server fails, or the report cannot be written; the signal's reason
  */
 export async function lintShards(place: string, options: LintOptions = {}): Promise<LintReport> {
-  const { report } = options;
+  const { report, signal } = options;
   if (report !== undefined) await refuseFolder(report);
-  const set = await ShardSet.open(place);
+  const set = await openSet(place, signal);
   try {
-    const lint = (onBad: OnBad) => untilAborted(lintSet(set, options, onBad), options.signal);
+    const lint = (onBad: OnBad) => untilAborted(lintSet(set, options, onBad), signal);
     if (report === undefined) return await lint(() => Promise.resolve());
     let found: LintReport | undefined;
     await writeWhole(report, async (handle) => {
@@ -98,7 +99,7 @@ export function checkLint({ rows, bad, unreadable }: LintReport, maxBadFraction:
     throw new UserError(
       `inspect: ${unreadable} rows cannot be read, a run would stop at them (pack the data again)`,
     );
-  if (bad <= Math.ceil(rows * maxBadFraction)) return;
+  if (bad === 0 || bad / rows <= maxBadFraction) return; // 100 · 0.29 is below 29, but 29 / 100 is 0.29
   throw new UserError(
     `inspect: at most ${maxBadFraction} of the rows may be bad, got ${bad} of ${rows} (repair the data, or raise data.maxBadFraction)`,
   );
@@ -111,12 +112,28 @@ async function refuseFolder(report: string): Promise<void> {
     throw new UserError(`${report}: is a folder, not a file (name a file for the bad rows)`);
 }
 
+/** Opens a set, or throws the signal's reason; a set that comes after it is closed. */
+async function openSet(place: string, signal: AbortSignal | undefined): Promise<ShardSet> {
+  const opening = ShardSet.open(place);
+  try {
+    return await untilAborted(opening, signal);
+  } catch (error) {
+    void opening.then(
+      (set) => set.close(),
+      () => undefined, // nobody waits for it
+    );
+    throw error;
+  }
+}
+
 /** The work's result, or the signal's reason at once: a row may wait for its server for half a minute. */
 async function untilAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (signal === undefined) return work;
-  const aborted = new Promise<never>((_, reject) =>
-    signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true }),
-  );
+  const aborted = new Promise<never>((_, reject) => {
+    const end = () => reject(signal.reason as Error);
+    if (signal.aborted) end();
+    else signal.addEventListener('abort', end, { once: true });
+  });
   return Promise.race([work, aborted]);
 }
 
@@ -150,7 +167,8 @@ async function findingOf(set: ShardSet, row: number, captions: 'clean' | 'verbat
   try {
     pair = await set.read(row);
   } catch (error) {
-    if (error instanceof ServerError || !(error instanceof UserError)) throw error; // the rows are not to blame
+    const isOfData = error instanceof UserError && !(error instanceof ServerError) && !isOfDisk(error);
+    if (!isOfData) throw error; // the rows are not to blame
     return { reason: error.message };
   }
   const { id, image } = pair;

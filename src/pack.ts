@@ -142,9 +142,10 @@ async function packLocked(
   options: PackOptions,
 ): Promise<Packed> {
   const { overwrite = false, images, onNote } = options;
+  const requirePlace = () => requireFree(out, { source, images, overwrite });
+  if (overwrite) await requirePlace(); // before what was begun is thrown away
   const work = await Workplace.open(out, identityOf(source, opened, options), overwrite);
   const wasPublished = work.isPublished;
-  const requirePlace = () => requireFree(out, { source, images, overwrite });
   if (work.shards.length > 0 && !wasPublished)
     onNote?.(`${out}: goes on after ${work.shards.length} whole shards of an earlier start`);
   const { rows, leftOut, recoded } = work.isDone

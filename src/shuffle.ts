@@ -24,22 +24,26 @@ export async function shuffleLines(place: string, { window, batchSize }: Shuffle
   set.close();
   const kinds: Order['kind'][] = ['shuffle', 'local', 'replacement'];
   const measured = kinds.map((kind) => shuffleQuality({ kind, window }, SEED, shardRows, batchSize));
-  const full = measured[0]?.neighbourEntropy ?? 0;
+  const { samples = 0, groups = 0, neighbourEntropy: full = 0 } = measured[0] ?? {};
+  const areTooFew = groups === 1 && shardRows.length > 1; // an entropy of 0 would say that nothing is mixed
   const lines = kinds.map((kind, i) => {
     const { neighbourEntropy = 0, shardsPerBatch = 0, drift = 0 } = measured[i] ?? {};
     const share = full > 0 ? `${((100 * neighbourEntropy) / full).toFixed(1)} %` : '–';
-    const cells = [neighbourEntropy.toFixed(3), share, shardsPerBatch.toFixed(2), drift.toFixed(3)];
+    const bits = areTooFew ? '–' : neighbourEntropy.toFixed(3);
+    const cells = [bits, share, shardsPerBatch.toFixed(2), drift.toFixed(3)];
     const name = kind === 'local' ? `local, window ${window}` : kind;
     return `  ${name.padEnd(22)}${cells.map((cell) => cell.padStart(15)).join('')}`;
   });
   const heads = ['entropy, bits', 'of a shuffle', 'shards a batch', 'drift'];
-  const { samples = 0, groups = 0 } = measured[0] ?? {};
-  const what =
+  const part =
     groups < shardRows.length ? `group of neighbouring shards, of ${groups} such groups,` : 'shard';
+  const entropy = areTooFew
+    ? 'too few rows to tell shards apart'
+    : `of the ${part} that a sample is from, when that of the sample before is known`;
   return [
     `${rows} rows in ${shardRows.length} shards; first ${samples} samples, batches of ${batchSize}`,
     `  ${'data.order'.padEnd(22)}${heads.map((head) => head.padStart(15)).join('')}`,
     ...lines,
-    `entropy: of the ${what} that a sample is from, when that of the sample before is known; drift: rank correlation of place and row`,
+    `entropy: ${entropy}; drift: rank correlation of place and row`,
   ];
 }

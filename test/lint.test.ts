@@ -1,3 +1,4 @@
+import { rmSync } from 'node:fs';
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -85,7 +86,9 @@ describe('lint', () => {
     expect(lines).toContain('  part-00000.arrow row 5, p5: no bytes');
     expect(lines.at(-1)).toBe('1 rows have an id that came before: p10');
     expect(() => checkLint(found, 0.1)).toThrow('at most 0.1 of the rows may be bad, got 5 of 40');
-    expect(() => checkLint(found, 0.11)).not.toThrow(); // ceil(4.4) are allowed
+    expect(() => checkLint(found, 0.124)).toThrow('at most 0.124 of the rows may be bad'); // 4.96 of 40
+    expect(() => checkLint(found, 0.125)).not.toThrow();
+    expect(() => checkLint({ ...found, rows: 100, bad: 29 }, 0.29)).not.toThrow(); // 100 · 0.29 is below 29
   });
 
   it('good data is said to be good', async () => {
@@ -151,6 +154,33 @@ describe('lint', () => {
     const lint = lintShards(join(folder, 'good'), { report, onProgress: () => (looked += 1) });
     expect(await failure(lint)).toBe(`${report}: is a folder, not a file (name a file for the bad rows)`);
     expect(looked).toBe(0);
+  });
+
+  it('that is told to end while a server does not answer ends at once, and before it begins too', async () => {
+    const server = await FileServer.start({ '/a.arrow': await damaged() });
+    const end = new AbortController();
+    const hang: Fault = () => {
+      end.abort(new Error('enough'));
+      return true; // and no answer, ever
+    };
+    server.faults.push(hang);
+    try {
+      await expect(lintShards(server.at('/a.arrow'), { signal: end.signal })).rejects.toThrow('enough');
+      server.faults.push(hang);
+      await expect(lintShards(server.at('/a.arrow'), { signal: end.signal })).rejects.toThrow('enough');
+    } finally {
+      await server.stop();
+    }
+  }, 1000);
+
+  it('a shard that the disk has lost meanwhile ends it: no row is to blame', async () => {
+    const place = join(folder, 'lost');
+    await writeShards(place, pairs(), { rowsPerShard: 20 });
+    const lose = (done: number) => {
+      if (done === 1) rmSync(join(place, 'part-00001.arrow'));
+    };
+    const lint = lintShards(place, { workers: 1, onProgress: lose });
+    expect(await failure(lint)).toMatch(/part-00001\.arrow: no such file or folder/);
   });
 
   it('that is told to end leaves no half of a report', async () => {

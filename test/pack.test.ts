@@ -364,6 +364,33 @@ describe('a packing that ended early', () => {
     expect((await packSource(STAGE1, join(folder, 'empty'), { overwrite: true })).packed).toBe(true);
   });
 
+  it('--force takes away its own shards and list of problems, but no other file; it is not offered where it would refuse', async () => {
+    const list = await writeList();
+    await packSource(list, out, options);
+    expect(await readdir(out)).toContain('problems.jsonl');
+    expect((await packSource(STAGE1, out, { overwrite: true })).packed).toBe(true);
+    await writeFile(join(out, 'photo.jpg'), 'mine');
+    const refused = packSource(list, out, { ...options, overwrite: true });
+    await expect(refused).rejects.toThrow(
+      /out: --force replaces a folder of shards alone, got photo\.jpg besides/,
+    );
+    await expect(packSource(list, out, options)).rejects.toThrow(
+      /out: exists already and is not empty \(choose another place\)$/,
+    );
+    expect(await readFile(join(out, 'photo.jpg'), 'utf8')).toBe('mine');
+  });
+
+  it('--force throws nothing away that was begun where its place is refused', async () => {
+    const list = await writeList();
+    await failAfter(list, 30);
+    const begun = await filesOf(join(folder, '.out.pack/shards'));
+    mkdirSync(out);
+    writeFileSync(join(out, 'mine'), '');
+    const other = packSource(list, out, { ...options, maxSide: 32, overwrite: true });
+    await expect(other).rejects.toThrow(/of shards alone/);
+    expect(await filesOf(join(folder, '.out.pack/shards'))).toEqual(begun);
+  });
+
   it('does not replace what came to its place meanwhile; its work stays, and the same command goes on', async () => {
     const list = await writeList();
     const late = async (what: PackOptions) => {

@@ -15,6 +15,7 @@ beforeAll(async () => {
     extra: {},
   }));
   await writeShards(join(folder, 'set'), pairs, { rowsPerShard: 512 });
+  await writeShards(join(folder, 'few'), pairs.slice(0, 63), { rowsPerShard: 16 });
   await writeShards(join(folder, 'many'), pairs.slice(0, 64), { rowsPerShard: 8 });
 });
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -50,6 +51,14 @@ describe('inspect --shuffle', () => {
     expect(await lastLine(join(folder, 'set'))).toMatch(/^entropy: of the shard that a sample is from, when/);
     expect(await lastLine(join(folder, 'many'))).toMatch(
       /^entropy: of the group of neighbouring shards, of 2 such groups, that/,
+    );
+  });
+
+  it('says so where the rows are too few to tell any shards apart', async () => {
+    const lines = await shuffleLines(join(folder, 'few'), { window: 256, batchSize: 4 });
+    expect(lines[2]).toMatch(/^ {2}shuffle +– +– +\d/);
+    expect(lines.at(-1)).toBe(
+      'entropy: too few rows to tell shards apart; drift: rank correlation of place and row',
     );
   });
 

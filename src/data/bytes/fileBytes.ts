@@ -35,6 +35,11 @@ export function reasonOf(cause: unknown): string {
   return cause instanceof Error ? cause.message : String(cause);
 }
 
+/** Whether an error, or what it came from, is the system's answer: then what the file holds is not at fault. */
+export function isOfDisk(error: unknown): boolean {
+  return error instanceof Error && ('syscall' in error || isOfDisk(error.cause));
+}
+
 /** What `decode` returns; if it throws, the file's bytes are at fault. */
 export function decodeOrFault<T>(path: string, decode: () => T): T {
   try {

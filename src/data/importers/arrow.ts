@@ -3,21 +3,14 @@
 import { DataType, type RecordBatch, type Schema, type Vector } from 'apache-arrow';
 import { UserError } from '../../errors.js';
 import { fileError } from '../../files.js';
+import { isOfDisk } from '../bytes/fileBytes.js';
 import { readBatch } from '../arrow/arrowBatch.js';
 import { indexArrow, type ArrowIndex } from '../arrow/arrowFile.js';
 import type { DictionarySource } from '../arrow/dictionaries.js';
 import { BatchCache } from '../shards/batchCache.js';
 import type { ColumnOptions } from './list.js';
 import { chooseColumns, pairColumns, restTo, rowItems, type ColumnKind, type TableColumns } from './table.js';
-import {
-  filesIdentity,
-  isOfDisk,
-  problemAt,
-  ready,
-  type Source,
-  type SourceItem,
-  type SourcePart,
-} from './source.js';
+import { filesIdentity, problemAt, ready, type Source, type SourceItem, type SourcePart } from './source.js';
 
 /**
  * The pairs of Arrow files, in the order given. A batch that is damaged costs its rows, not the packing; a file whose

@@ -1,7 +1,7 @@
 /** Packs the default data set: emoji pictures with their names (stage 1) and templated descriptions (stage 2), as shards. */
 
 import { createHash } from 'node:crypto';
-import { mkdir, readFile } from 'node:fs/promises';
+import { mkdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { UserError } from '../../errors.js';
 import { writeFileWhole } from '../../files.js';
@@ -53,6 +53,7 @@ const FORMAT = 2; // raise when pictures or texts change, so that old packs are 
 const MAX_VIEWS = 16;
 const CONCURRENCY = 4; // sharp decodes and encodes in its own threads
 const MARKER = 'emoji.json';
+const README = 'README.md';
 const UNDER_WAY = '{}\n';
 
 /** `fit` and `validation` are the two parts of `train`; settings are chosen on them, never on `held-out`. */
@@ -84,14 +85,17 @@ export async function packEmoji(
   const found = await packedRows(folder, marker);
   if (found !== null) return { rows: found, packed: false };
 
-  if (!overwrite) await requireOwn(folder);
+  const names = await namesIn(folder);
+  if (!overwrite) requireOwn(folder, names);
   await mkdir(folder, { recursive: true });
+  for (const name of names.filter(isHalfWritten))
+    await rm(join(folder, name), { recursive: true, force: true });
   await writeFileWhole(join(folder, MARKER), UNDER_WAY); // while the sets change, the folder is ours and not done
   const rendered = await renderAll(emojiConcepts(), views, onProgress);
   for (const name of setNames()) {
     await writeShards(join(folder, name), pairsOf(name, rendered), { overwrite: true, about: aboutText() });
   }
-  await writeFileWhole(join(folder, 'README.md'), readmeText());
+  await writeFileWhole(join(folder, README), readmeText());
   await writeFileWhole(join(folder, MARKER), marker);
   const rows = await packedRows(folder, marker);
   if (rows === null) throw new Error(`packEmoji: the sets must be in ${folder} after packing`);
@@ -99,12 +103,17 @@ export async function packEmoji(
 }
 
 /** @throws UserError if other things are there than an earlier call made */
-async function requireOwn(folder: string): Promise<void> {
-  const names = await namesIn(folder);
-  if (names.length === 0 || names.includes(MARKER)) return;
+function requireOwn(folder: string, names: readonly string[]): void {
+  if (names.every(isHalfWritten) || names.includes(MARKER)) return;
   throw new UserError(
     `${folder}: exists already, is not empty and has no ${MARKER} of an earlier packing (choose another place, or --force to write into it)`,
   );
+}
+
+/** Whether a name is a temporary one, as `src/files.ts` makes them, of what is written here: a kill leaves it. */
+function isHalfWritten(name: string): boolean {
+  const [, whole = ''] = /^\.(.+)\.[0-9a-f]{8}\.tmp$/.exec(name) ?? [];
+  return [MARKER, README, ...setNames()].includes(whole);
 }
 
 /** Rows of each set, if the marker says that this very pack is done; else null. */

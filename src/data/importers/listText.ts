@@ -20,6 +20,7 @@ export interface Line extends Piece {
 const PIECE_BYTES = 2 ** 20;
 const MAX_LINE_BYTES = 64 * 2 ** 20;
 const LINE_BREAK = 0x0a; // in UTF-8 a part of nothing else
+const BYTE_ORDER_MARK = '\ufeff';
 const NOT_UTF8 = '\udfff'; // half of a pair: no UTF-8 decodes to it
 
 /** Whether a piece of the text was not UTF-8. */
@@ -42,6 +43,13 @@ export async function* linesOf(file: string): AsyncGenerator<Line> {
 export async function* piecesOf(file: string): AsyncGenerator<Piece> {
   const stream = createReadStream(file, { highWaterMark: PIECE_BYTES });
   let [waiting, passed]: [Buffer[], number] = [[], 0];
+  let isFirst = true;
+  const textOf = (bytes: Buffer) => {
+    const text = markedText(bytes);
+    const hasMark = isFirst && text.startsWith(BYTE_ORDER_MARK); // in a later piece it is text
+    isFirst = false;
+    return hasMark ? text.slice(1) : text;
+  };
   try {
     for await (const chunk of stream) {
       const bytes = chunk as Buffer; // a stream without an encoding yields bytes
@@ -50,12 +58,12 @@ export async function* piecesOf(file: string): AsyncGenerator<Piece> {
       waiting.push(bytes.subarray(0, end === 0 ? bytes.length : end));
       if (end === 0) requireShort(file, waiting, passed);
       else {
-        yield { text: markedText(Buffer.concat(waiting)), passed };
+        yield { text: textOf(Buffer.concat(waiting)), passed };
         waiting = [bytes.subarray(end)];
       }
     }
     const rest = Buffer.concat(waiting);
-    if (rest.length > 0) yield { text: markedText(rest), passed };
+    if (rest.length > 0) yield { text: textOf(rest), passed };
   } catch (cause) {
     throw fileError(file, cause);
   } finally {
@@ -73,13 +81,13 @@ function requireShort(file: string, waiting: readonly Uint8Array[], passed: numb
 
 /** Each line that is not UTF-8 with the mark in the place of what is not. */
 function markedText(bytes: Buffer): string {
-  const whole = decodeText(bytes);
+  const whole = decodeText(bytes, { keepMark: true });
   if (whole !== null) return whole;
   const lines: string[] = [];
   for (let start = 0; start < bytes.length;) {
     const end = bytes.indexOf(LINE_BREAK, start) + 1 || bytes.length;
     const line = bytes.subarray(start, end);
-    lines.push(decodeText(line) ?? line.toString('utf8').replaceAll('\ufffd', NOT_UTF8));
+    lines.push(decodeText(line, { keepMark: true }) ?? line.toString('utf8').replaceAll('\ufffd', NOT_UTF8));
     start = end;
   }
   return lines.join('');

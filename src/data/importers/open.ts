@@ -116,8 +116,11 @@ function oneSplit(folder: string, paths: readonly string[], { split }: SourceOpt
   const splits = new Map(paths.map((path) => [path, splitOf(relative(folder, path))]));
   const names = [...new Set(splits.values())];
   if (split === undefined && names.length <= 1) return paths;
-  const chosen = paths.filter((path) => splits.get(path) === sameSplit(split ?? ''));
+  const chosen = split === undefined ? [] : paths.filter((path) => splits.get(path) === sameSplit(split));
   if (chosen.length > 0) return chosen;
   const rule = split === undefined ? 'one split must be chosen' : `there must be a split ${split}`;
-  throw new UserError(`pack: ${rule}, got ${splitNames(names)} in ${folder} (name one with --split)`);
+  const others = names.includes('') ? '; move the files without a split to a folder of their own' : '';
+  throw new UserError(
+    `pack: ${rule}, got ${splitNames(names)} in ${folder} (name one with --split${others})`,
+  );
 }

@@ -6,7 +6,7 @@ import { compressors } from 'hyparquet-compressors';
 import { stat } from 'node:fs/promises';
 import { UserError } from '../../errors.js';
 import { fileError } from '../../files.js';
-import { fault, readBytes, reasonOf, withHandle } from '../bytes/fileBytes.js';
+import { fault, isOfDisk, readBytes, reasonOf, withHandle } from '../bytes/fileBytes.js';
 import type { ColumnOptions } from './list.js';
 import {
   chooseColumns,
@@ -17,15 +17,7 @@ import {
   type ColumnKind,
   type TableColumns,
 } from './table.js';
-import {
-  filesIdentity,
-  isOfDisk,
-  problemAt,
-  ready,
-  type Source,
-  type SourceItem,
-  type SourcePart,
-} from './source.js';
+import { filesIdentity, problemAt, ready, type Source, type SourceItem, type SourcePart } from './source.js';
 
 /** A Parquet file whose footer is read. */
 interface Table {

@@ -67,6 +67,7 @@ export const MAX_IMAGE_BYTES = 64 * 2 ** 20;
 
 const NO_FILE = ['ENOENT', 'ENOTDIR', 'EISDIR', 'ELOOP', 'ENAMETOOLONG', 'ERR_INVALID_ARG_VALUE']; // the last: a NUL in the path
 const UTF8 = new TextDecoder('utf-8', { fatal: true });
+const MARKED_UTF8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }); // which means: it stays
 const MAX_JSON_BYTES = 400 * 2 ** 20; // V8's longest text has 512 Mi characters
 
 /** Reads a source from its beginning to its end, one item at a time. */
@@ -140,15 +141,10 @@ export async function orMissing<T>(path: string, read: () => Promise<T>): Promis
   }
 }
 
-/** Whether an error, or what it came from, is the system's answer: then what the file holds is not at fault. */
-export function isOfDisk(error: unknown): boolean {
-  return error instanceof Error && ('syscall' in error || isOfDisk(error.cause));
-}
-
-/** The text of bytes; null if they are not UTF-8. A byte order mark is left out. */
-export function decodeText(bytes: Uint8Array): string | null {
+/** The text of bytes; null if they are not UTF-8. A byte order mark is left out unless `keepMark`. */
+export function decodeText(bytes: Uint8Array, { keepMark = false } = {}): string | null {
   try {
-    return UTF8.decode(bytes);
+    return (keepMark ? MARKED_UTF8 : UTF8).decode(bytes);
   } catch {
     return null; // the caller tells of it
   }

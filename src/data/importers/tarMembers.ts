@@ -3,7 +3,8 @@ import { createReadStream } from 'node:fs';
 import { extract } from 'tar-stream';
 import { fileError } from '../../files.js';
 import { readBytes, reasonOf, withHandle } from '../bytes/fileBytes.js';
-import { isOfDisk, MAX_IMAGE_BYTES } from './source.js';
+import { isOfDisk } from '../bytes/fileBytes.js';
+import { MAX_IMAGE_BYTES } from './source.js';
 
 /** A file within a tar. */
 export interface Member {

@@ -1,4 +1,4 @@
-import { mkdtemp, readFile, rm, stat, unlink } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, rm, stat, unlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -181,6 +181,26 @@ describe('packEmoji', () => {
     await expect(stopped).rejects.toThrow('packing again');
     await new Promise((resolve) => setTimeout(resolve, 200));
     expect(rendered).toBeLessThan(10); // an error ends all the workers
+  });
+
+  it('clears away what a killed packing left half written, and takes no such folder for another’s', async () => {
+    const place = join(folder, 'begun');
+    const half = ['.emoji.json.0123abcd.tmp', '.stage1-train.89abcdef.tmp'];
+    await mkdir(join(place, half[1] ?? ''), { recursive: true });
+    await writeFile(join(place, half[0] ?? ''), '{');
+    await writeFile(join(place, half[1] ?? '', 'part-00000.arrow'), 'half');
+    const pack = () =>
+      packEmoji(place, {
+        views: 1,
+        onProgress: () => {
+          throw new Error('begun');
+        },
+      });
+    await expect(pack()).rejects.toThrow('begun');
+    expect(await readdir(place)).toEqual(['emoji.json']);
+    await unlink(join(place, 'emoji.json'));
+    await writeFile(join(place, '.mine.0123abcd.tmp'), 'mine');
+    await expect(pack()).rejects.toThrow(/exists already, is not empty/);
   });
 
   it('refuses 0 views', async () => {

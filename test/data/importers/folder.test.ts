@@ -173,6 +173,20 @@ describe('listSource', () => {
     expect(passed.at(-1)).toBe(source.parts[0]?.size);
   });
 
+  it('leaves out a byte order mark at its beginning alone, wherever its pieces end', async () => {
+    const row = (caption: string) => `a.jpg,${caption}\n`;
+    const captionsOf = async (before: string) => {
+      const text = `\ufeffimage,caption\n${before}\ufeff${row('marked')}${row('last')}`;
+      await write({ 'list.csv': text, 'a.jpg': 'A' });
+      const { pairs, problems } = await collectAll(listSource(join(folder, 'list.csv')));
+      return [pairs.at(-1)?.caption, problems];
+    };
+    const lost = [expect.stringMatching(/:3: cannot read the image: .*\ufeffa\.jpg$/)];
+    expect(await captionsOf(row('one'))).toEqual(['last', lost]);
+    const head = Buffer.byteLength('\ufeffimage,caption\n' + row(''));
+    expect(await captionsOf(row('x'.repeat(2 ** 20 - head)))).toEqual(['last', lost]); // the mark begins a piece
+  });
+
   it('takes other columns and another folder where they are named; of several captions each', async () => {
     await write({
       'list.jsonl':

@@ -1,5 +1,5 @@
 /** What a path is taken for; data sets as Hugging Face `datasets`, the hub and img2dataset write them. */
-import { mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { copyFile, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -79,6 +79,15 @@ describe('openSource', () => {
     await expect(open()).rejects.toThrow(/one split must be chosen, got train, validation in .*--split/);
     await expect(open('test')).rejects.toThrow(/there must be a split test, got train, validation/);
     expect((await collect(open('validation'))).pairs.map(({ id }) => id)).toEqual(['99']);
+  });
+
+  it('leaves no file without a split out unasked: it asks for a split, and says what to do with the others', async () => {
+    const plain = join(SHARDS, 'plain.arrow');
+    for (const name of ['data-00000.arrow', 'test.arrow']) await copyFile(plain, join(folder, name));
+    await expect(openSource(folder)).rejects.toThrow(
+      /one split must be chosen, got files without a split, test in .* \(name one with --split; move the files without a split to a folder of their own\)/,
+    );
+    expect((await collect(openSource(folder, { split: 'test' }))).pairs).toHaveLength(10);
   });
 
   it('lists the columns that there are where the usual ones are not, and takes those that are named', async () => {
