@@ -13,6 +13,7 @@ import { ServerError } from './data/bytes/remoteRequest.js';
 import { ShardSet } from './data/shards/shards.js';
 import { UserError } from './errors.js';
 import { writeWhole } from './files.js';
+import { untilAborted } from './untilAborted.js';
 
 /** How a set is looked at. */
 export interface LintOptions {
@@ -124,17 +125,6 @@ async function openSet(place: string, signal: AbortSignal | undefined): Promise<
     );
     throw error;
   }
-}
-
-/** The work's result, or the signal's reason at once: a row may wait for its server for half a minute. */
-async function untilAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (signal === undefined) return work;
-  const aborted = new Promise<never>((_, reject) => {
-    const end = () => reject(signal.reason as Error);
-    if (signal.aborted) end();
-    else signal.addEventListener('abort', end, { once: true });
-  });
-  return Promise.race([work, aborted]);
 }
 
 async function lintSet(

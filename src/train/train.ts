@@ -10,6 +10,7 @@ import type { TrainOptions, TrainResult } from './options.js';
 import { preflight } from './preflight.js';
 import type { Run } from './run.js';
 import { UserError } from '../errors.js';
+import { untilAborted } from '../untilAborted.js';
 import { learningRate, scheduleOf } from './schedule.js';
 import {
   applyStep,
@@ -36,10 +37,9 @@ export async function train(config: Config, options: TrainOptions): Promise<Trai
   const { signal } = options;
   let finished = false;
   try {
-    const interrupted = signal && whenAborted(signal);
     const work = loop(training, options);
     work.catch(() => undefined); // reported below, unless the interruption came first
-    const waited = await (interrupted ? Promise.race([work, interrupted]) : work);
+    const waited = await untilAborted(work, signal);
     finished = true;
     if (waited !== undefined) reportData(training, waited);
     return { checkpoint: await training.save(), step: training.step };
@@ -135,12 +135,4 @@ function logHistograms(run: Run, step: number, projection: Projection): void {
   for (const [name, values] of Object.entries(projection.parameters)) {
     run.events.histogram(step, `projection/${name}`, values);
   }
-}
-
-function whenAborted(signal: AbortSignal): Promise<never> {
-  return new Promise((_, reject) => {
-    const fail = (): void => reject(signal.reason as Error); // an AbortSignal's reason is an error unless the caller gave another
-    if (signal.aborted) fail();
-    else signal.addEventListener('abort', fail, { once: true });
-  });
 }
