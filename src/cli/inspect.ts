@@ -1,7 +1,7 @@
 /** `minigpt4 inspect` */
 import { CHUNK_ROWS } from '../data/order/order.js';
 import { UserError } from '../errors.js';
-import { SIGNAL_CODES, STOP_SIGNALS, type StopSignal } from './signals.js';
+import { onStopSignals, SIGNAL_CODES, type StopSignal } from './signals.js';
 import { decimal, flag, requiredText, text, verb, wholeNumber } from './verb.js';
 
 /** Shows what is inside a file or folder. */
@@ -100,8 +100,7 @@ interface LintArguments {
 /** Does work until a signal ends it and the process, when what it left half done is cleared away. */
 async function untilSignal(work: (signal: AbortSignal) => Promise<void>): Promise<void> {
   const end = new AbortController();
-  const listeners = STOP_SIGNALS.map((name) => [name, () => end.abort(name)] as const);
-  for (const [name, listener] of listeners) process.on(name, listener);
+  const close = onStopSignals((name) => end.abort(name));
   try {
     await work(end.signal);
   } catch (error) {
@@ -110,7 +109,7 @@ async function untilSignal(work: (signal: AbortSignal) => Promise<void>): Promis
     process.stderr.write(`${name}: ended before all rows were looked at; no report is written\n`);
     process.exit(SIGNAL_CODES[name]);
   } finally {
-    for (const [name, listener] of listeners) process.off(name, listener);
+    close();
   }
 }
 

@@ -1,5 +1,5 @@
 /** `minigpt4 merge-delta` */
-import { SIGNAL_CODES, STOP_SIGNALS, type StopSignal } from './signals.js';
+import { onStopSignals, SIGNAL_CODES } from './signals.js';
 import { flag, requiredText, verb, wholeNumber } from './verb.js';
 
 /** Merges base weights and a delta. */
@@ -50,15 +50,11 @@ export const mergeDeltaVerb = verb({
 function stopOnSignals(): { signal: AbortSignal; exitCode: () => number; close: () => void } {
   const controller = new AbortController();
   let code = 0;
-  const listener = (name: StopSignal): void => {
+  const close = onStopSignals((name) => {
     code = SIGNAL_CODES[name];
     close();
     controller.abort();
-  };
-  const close = (): void => {
-    for (const name of STOP_SIGNALS) process.off(name, listener);
-  };
-  for (const name of STOP_SIGNALS) process.on(name, listener);
+  });
   return { signal: controller.signal, exitCode: () => code, close };
 }
 

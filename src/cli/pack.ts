@@ -5,7 +5,7 @@ import type { PackProgress } from '../data/packing/packPairs.js';
 import { UserError } from '../errors.js';
 import type { PackOptions } from '../pack.js';
 import type { Display } from './display.js';
-import { SIGNAL_CODES, STOP_SIGNALS } from './signals.js';
+import { onStopSignals, SIGNAL_CODES } from './signals.js';
 import { flag, requiredText, text, verb, wholeNumber } from './verb.js';
 
 const SHOWN_PROBLEMS = 20;
@@ -153,18 +153,11 @@ function progressShown(display: Display) {
 
 /** Ends the process at a signal: what is written is whole at any instant. @returns what lets signals do as usual again */
 function endOnSignals(stop: () => void, lastWord: string): () => void {
-  const listeners = STOP_SIGNALS.map((name) => {
-    const listener = () => {
-      stop();
-      process.stderr.write(`${name}: ends at once; ${lastWord}\n`);
-      process.exit(SIGNAL_CODES[name]);
-    };
-    process.on(name, listener);
-    return [name, listener] as const;
+  return onStopSignals((name) => {
+    stop();
+    process.stderr.write(`${name}: ends at once; ${lastWord}\n`);
+    process.exit(SIGNAL_CODES[name]);
   });
-  return () => {
-    for (const [name, listener] of listeners) process.off(name, listener);
-  };
 }
 
 function withoutUndefined(given: Given): PackOptions {

@@ -5,4 +5,13 @@ export const SIGNAL_CODES = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const;
 export type StopSignal = keyof typeof SIGNAL_CODES;
 
 /** All of them. */
-export const STOP_SIGNALS = Object.keys(SIGNAL_CODES) as readonly StopSignal[]; // the keys of the constant above
+const STOP_SIGNALS = Object.keys(SIGNAL_CODES) as readonly StopSignal[]; // the keys of the constant above
+
+/** Calls `listener` at each such signal instead of ending the process. @returns what lets signals do as usual again */
+export function onStopSignals(listener: (name: StopSignal) => void): () => void {
+  const listeners = STOP_SIGNALS.map((name) => [name, () => listener(name)] as const);
+  for (const [name, own] of listeners) process.on(name, own);
+  return () => {
+    for (const [name, own] of listeners) process.off(name, own);
+  };
+}

@@ -7,7 +7,7 @@ import { evaluateDuring } from '../evaluate/during.js';
 import { loadNative, type Native } from '../native.js';
 import { Interrupted, train } from '../train/train.js';
 import { Display } from './display.js';
-import { SIGNAL_CODES, STOP_SIGNALS, type StopSignal } from './signals.js';
+import { onStopSignals, SIGNAL_CODES, type StopSignal } from './signals.js';
 
 /** What the command line says about a training run. */
 export interface TrainingArguments {
@@ -62,18 +62,15 @@ class StopSignals {
   /** Whether this process has done a step that no checkpoint holds. */
   worthSaving = false;
   readonly #controller = new AbortController();
+  /** Lets signals end the process as usual again. */
+  readonly close: () => void;
   #code: number = SIGNAL_CODES.SIGINT;
-  readonly #listeners = new Map<StopSignal, () => void>();
 
   constructor(
     private readonly native: Native,
     private readonly display: Display,
   ) {
-    for (const name of STOP_SIGNALS) {
-      const listener = () => this.#onSignal(name, SIGNAL_CODES[name]);
-      this.#listeners.set(name, listener);
-      process.on(name, listener);
-    }
+    this.close = onStopSignals((name) => this.#onSignal(name, SIGNAL_CODES[name]));
   }
 
   /** Aborts at the first signal. */
@@ -85,11 +82,6 @@ class StopSignals {
   end(lastWord: string): never {
     process.stderr.write(`${lastWord}\n`);
     return this.native.exitNow(this.#code);
-  }
-
-  /** Lets signals end the process as usual again. */
-  close(): void {
-    for (const [name, listener] of this.#listeners) process.off(name, listener);
   }
 
   #onSignal(name: StopSignal, code: number): void {
