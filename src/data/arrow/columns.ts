@@ -97,7 +97,8 @@ export function imageColumn(batch: RecordBatch, { image, imageKind }: PairColumn
   return { bytes, isThere: (row) => column?.isValid(row) === true && bytes?.isValid(row) === true };
 }
 
-function imageKindOf(type: DataType): 'binary' | 'struct' | undefined {
+/** How a column of a type may hold encoded images; undefined if it does not. */
+export function imageKindOf(type: DataType): 'binary' | 'struct' | undefined {
   if (isBytes(type)) return 'binary';
   if (!DataType.isStruct(type)) return undefined;
   const bytes = type.children.find((field) => field.name === 'bytes');
@@ -108,7 +109,8 @@ function isBytes(type: unknown): boolean {
   return DataType.isBinary(type) || DataType.isLargeBinary(type) || DataType.isBinaryView(type);
 }
 
-function isText(type: unknown): boolean {
+/** Whether a column of a type holds texts, by a dictionary or not. */
+export function isText(type: unknown): boolean {
   if (DataType.isDictionary(type)) return isText(type.dictionary);
   return DataType.isUtf8(type) || DataType.isLargeUtf8(type) || DataType.isUtf8View(type);
 }

@@ -5,12 +5,13 @@ import { UserError } from '../../errors.js';
 import { fileError } from '../../files.js';
 import { isOfDisk } from '../bytes/fileBytes.js';
 import { readBatch } from '../arrow/arrowBatch.js';
+import { imageKindOf, isText } from '../arrow/columns.js';
 import { indexArrow, type ArrowIndex } from '../arrow/arrowFile.js';
 import type { DictionarySource } from '../arrow/dictionaries.js';
 import { BatchCache } from '../shards/batchCache.js';
 import type { ColumnOptions } from './list.js';
-import { chooseColumns, pairColumns, restTo, rowItems, type ColumnKind, type TableColumns } from './table.js';
-import { filesIdentity, problemAt, ready, type Source, type SourceItem, type SourcePart } from './source.js';
+import { rowItems, tableSource, type ColumnKind, type TableColumns } from './table.js';
+import { problemAt, ready, type Source, type SourceItem } from './source.js';
 
 /**
  * The pairs of Arrow files, in the order given. A batch that is damaged costs its rows, not the packing; a file whose
@@ -19,25 +20,19 @@ import { filesIdentity, problemAt, ready, type Source, type SourceItem, type Sou
  * @throws UserError if a file cannot be read, is not whole, or lacks the columns of the first
  */
 export async function arrowSource(paths: readonly string[], options: ColumnOptions = {}): Promise<Source> {
-  const parts: SourcePart[] = [];
   const { dictionaries } = new BatchCache(); // read once for all batches of a file
-  let first: TableColumns | undefined;
-  for (const path of paths) {
+  return tableSource('Arrow files', paths, options, async (path) => {
     const index = await indexArrow(path);
-    const columns = chooseColumns(kindsOf(index.schema), path, options);
-    first ??= columns;
-    const read = { ...columns, ...restTo(first, columns) };
-    for (const [batch, { rows }] of index.batches.entries())
-      if (rows > 0) parts.push({ size: rows, items: () => itemsOf(index, batch, read, dictionaries) });
-  }
-  if (!first) throw new Error('arrowSource: there must be a file');
-  return {
-    kind: 'Arrow files',
-    columns: pairColumns(first),
-    unit: 'pairs',
-    identity: await filesIdentity(paths),
-    parts,
-  };
+    const batches = [...index.batches.entries()].filter(([, { rows }]) => rows > 0);
+    return {
+      kinds: kindsOf(index.schema),
+      partsOf: (columns) =>
+        batches.map(([batch, { rows }]) => ({
+          size: rows,
+          items: () => itemsOf(index, batch, columns, dictionaries),
+        })),
+    };
+  });
 }
 
 async function* itemsOf(
@@ -99,15 +94,10 @@ function kindsOf(schema: Schema): Map<string, ColumnKind> {
 
 function kindOf(type: DataType): ColumnKind {
   if (DataType.isDictionary(type)) return kindOf(type.dictionary as DataType); // DataType<any>
-  if (isBytes(type)) return 'bytes';
-  if (DataType.isUtf8(type) || DataType.isLargeUtf8(type) || DataType.isUtf8View(type)) return 'text';
+  const image = imageKindOf(type);
+  if (image !== undefined) return image === 'binary' ? 'bytes' : 'struct';
+  if (isText(type)) return 'text';
   if (DataType.isInt(type)) return 'number';
-  if (DataType.isStruct(type))
-    return type.children.some((field) => field.name === 'bytes' && isBytes(field.type as DataType)) ? 'struct' : 'other'; // prettier-ignore
   if (DataType.isList(type)) return kindOf(type.valueType as DataType) === 'text' ? 'texts' : 'other';
   return 'other';
-}
-
-function isBytes(type: DataType): boolean {
-  return DataType.isBinary(type) || DataType.isLargeBinary(type) || DataType.isBinaryView(type);
 }

@@ -8,16 +8,8 @@ import { UserError } from '../../errors.js';
 import { fileError } from '../../files.js';
 import { fault, isOfDisk, readBytes, reasonOf, withHandle } from '../bytes/fileBytes.js';
 import type { ColumnOptions } from './list.js';
-import {
-  chooseColumns,
-  hasImages,
-  pairColumns,
-  restTo,
-  rowItems,
-  type ColumnKind,
-  type TableColumns,
-} from './table.js';
-import { filesIdentity, problemAt, ready, type Source, type SourceItem, type SourcePart } from './source.js';
+import { hasImages, rowItems, tableSource, type ColumnKind, type TableColumns } from './table.js';
+import { problemAt, ready, type Source, type SourceItem } from './source.js';
 
 /** A Parquet file whose footer is read. */
 interface Table {
@@ -48,24 +40,17 @@ export async function parquetSource(
   options: ColumnOptions = {},
   rangeBytes = RANGE_BYTES,
 ): Promise<Source> {
-  const parts: SourcePart[] = [];
-  let first: TableColumns | undefined;
-  for (const path of paths) {
+  return tableSource('Parquet files', paths, options, async (path) => {
     const table = await openTable(path);
-    const columns = chooseColumns(kindsOf(table.metadata), path, options);
-    first ??= columns;
-    const read = { ...columns, ...restTo(first, columns) };
-    for (const range of rowRanges(table, read, rangeBytes))
-      parts.push({ size: range.rowEnd - range.rowStart, items: () => itemsOf(table, range, read) });
-  }
-  if (!first) throw new Error('parquetSource: there must be a file');
-  return {
-    kind: 'Parquet files',
-    columns: pairColumns(first),
-    unit: 'pairs',
-    identity: await filesIdentity(paths),
-    parts,
-  };
+    return {
+      kinds: kindsOf(table.metadata),
+      partsOf: (columns) =>
+        rowRanges(table, columns, rangeBytes).map((range) => ({
+          size: range.rowEnd - range.rowStart,
+          items: () => itemsOf(table, range, columns),
+        })),
+    };
+  });
 }
 
 /** Whether a Parquet file has a column of images; img2dataset leaves some beside its images that have none. */

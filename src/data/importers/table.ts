@@ -7,12 +7,15 @@ import {
   captionId,
   captionsOf,
   decodeText,
+  filesIdentity,
   MAX_IMAGE_BYTES,
   problemAt,
   readImage,
   ready,
   type Found,
+  type Source,
   type SourceItem,
+  type SourcePart,
 } from './source.js';
 
 /** What a column may hold: `struct` is Hugging Face's `struct<bytes, path>`, `texts` a list of texts. */
@@ -37,6 +40,37 @@ const CAPTION_NAMES = ['caption', 'text', 'captions', 'txt'];
 const ID_NAMES = ['id', '__key__', 'key']; // the last two as webdataset and img2dataset name them
 const RESERVED = ['id', 'image', 'caption', 'source'];
 
+/** A table whose head is read. */
+export interface OpenTable {
+  readonly kinds: ReadonlyMap<string, ColumnKind>;
+  /** What is read at once, in the order of the rows. */
+  readonly partsOf: (columns: TableColumns) => SourcePart[];
+}
+
+/**
+ * The pairs of tables, in the order given; the first says which columns all have.
+ *
+ * @param open reads a table's head
+ * @throws UserError if a table cannot be opened, or lacks the columns of a pair
+ */
+export async function tableSource(
+  kind: string,
+  paths: readonly string[],
+  options: ColumnOptions,
+  open: (path: string) => Promise<OpenTable>,
+): Promise<Source> {
+  const parts: SourcePart[] = [];
+  let first: TableColumns | undefined;
+  for (const path of paths) {
+    const { kinds, partsOf } = await open(path);
+    const columns = chooseColumns(kinds, path, options);
+    first ??= columns;
+    for (const part of partsOf({ ...columns, ...restTo(first, columns) })) parts.push(part);
+  }
+  if (!first) throw new Error('tableSource: there must be a file');
+  return { kind, columns: pairColumns(first), unit: 'pairs', identity: await filesIdentity(paths), parts };
+}
+
 /** Whether a table has a column that may hold its images. */
 export function hasImages(
   kinds: ReadonlyMap<string, ColumnKind>,
@@ -51,7 +85,7 @@ export function hasImages(
  * @param path the file, for the errors' texts
  * @throws UserError if there is no such column for the image or the caption, or it is of another kind; it lists what there is
  */
-export function chooseColumns(
+function chooseColumns(
   kinds: ReadonlyMap<string, ColumnKind>,
   path: string,
   { imageColumn, captionColumn }: ColumnOptions = {},
@@ -76,12 +110,12 @@ export function chooseColumns(
 }
 
 /** The columns that pairs of a table have beyond id, image and caption. */
-export function pairColumns({ source, extra }: TableColumns): readonly string[] {
+function pairColumns({ source, extra }: TableColumns): readonly string[] {
   return [...(source === undefined ? [] : [source]), ...extra];
 }
 
 /** Columns that the first file of a source lacks are not read: all shards have one schema. */
-export function restTo(
+function restTo(
   first: TableColumns,
   { source, extra }: TableColumns,
 ): Pick<TableColumns, 'source' | 'extra'> {
