@@ -4,7 +4,7 @@ import { availableParallelism } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
 
 import { packEmoji } from './data/importers/emoji.js';
-import { openSource, type SourceOptions } from './data/importers/open.js';
+import { openSource, SOURCE_OPTIONS, type SourceOptions } from './data/importers/open.js';
 import type { ImportProblem, Source } from './data/importers/source.js';
 import type { DedupBy } from './data/packing/digests.js';
 import { requireFree } from './data/packing/outputPlace.js';
@@ -119,10 +119,7 @@ const OPTION_NAMES: Readonly<Partial<Record<keyof PackOptions, string>>> = {
   dedup: '--dedup',
   workers: '--workers',
   about: '--about',
-  imageColumn: '--image-column',
-  captionColumn: '--caption-column',
-  images: '--images',
-  split: '--split',
+  ...SOURCE_OPTIONS,
 };
 
 function checkOptions(source: string, { views, quality, maxSide, workers }: PackOptions): void {

@@ -3,7 +3,7 @@ import { stat, statfs } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 
 import { UserError } from '../errors.js';
-import { fileError } from '../files.js';
+import { fileError, hasCode } from '../files.js';
 
 /** What else than freeing space helps what is written under the cache. */
 const LARGER_CACHE = 'set MINIGPT4_CACHE to a folder on a larger disk';
@@ -42,7 +42,7 @@ export async function fileSize(path: string): Promise<number | undefined> {
 
 /** Whether a file operation failed because something is not there. */
 export function isMissing(error: unknown): boolean {
-  return error instanceof Error && 'code' in error && (error.code === 'ENOENT' || error.code === 'ENOTDIR');
+  return hasCode(error, 'ENOENT', 'ENOTDIR');
 }
 
 async function existingParent(folder: string): Promise<string> {

@@ -1,5 +1,6 @@
 /** Running other programs with bounded patience and bounded output. */
 import { spawn } from 'node:child_process';
+import { hasCode } from '../files.js';
 
 /** How a command ended. */
 export interface CommandResult {
@@ -45,8 +46,7 @@ export async function runCommand(
   }
   const ended = new Promise<CommandResult>((resolve, reject) => {
     child.on('error', (error) => {
-      if ('code' in error && (error.code === 'ENOENT' || error.code === 'EACCES'))
-        resolve({ outcome: 'missing', exitCode: -1, output: '' });
+      if (hasCode(error, 'ENOENT', 'EACCES')) resolve({ outcome: 'missing', exitCode: -1, output: '' });
       else reject(error);
     });
     child.on('close', (code) =>

@@ -71,7 +71,8 @@ async function folderKind(path: string, options: SourceOptions): Promise<Kind> {
   return { options: [], open: () => folderSource(path) };
 }
 
-const OPTION_NAMES: Readonly<Record<keyof SourceOptions, string>> = {
+/** The options of sources as the command line names them. */
+export const SOURCE_OPTIONS: Readonly<Record<keyof SourceOptions, string>> = {
   imageColumn: '--image-column',
   captionColumn: '--caption-column',
   images: '--images',
@@ -80,11 +81,11 @@ const OPTION_NAMES: Readonly<Record<keyof SourceOptions, string>> = {
 
 /** @throws UserError for an option that is given and is of no use */
 function checkOptions(path: string, options: SourceOptions, useful: readonly (keyof SourceOptions)[]): void {
-  const names = Object.keys(OPTION_NAMES) as (keyof SourceOptions)[]; // the keys of that constant
+  const names = Object.keys(SOURCE_OPTIONS) as (keyof SourceOptions)[]; // the keys of that constant
   const stray = names.find((name) => options[name] !== undefined && !useful.includes(name));
   if (stray === undefined) return;
   throw new UserError(
-    `pack: ${OPTION_NAMES[stray]} is for other kinds of sources, got it with ${path} (leave it out)`,
+    `pack: ${SOURCE_OPTIONS[stray]} is for other kinds of sources, got it with ${path} (leave it out)`,
   );
 }
 

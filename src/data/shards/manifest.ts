@@ -4,6 +4,7 @@ import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { fault, reasonOf } from '../bytes/fileBytes.js';
+import { hasCode } from '../../files.js';
 
 /** File name of the manifest within its folder. */
 export const MANIFEST_FILE = 'manifest.json';
@@ -53,7 +54,7 @@ export interface ShardManifest {
 export async function readManifest(folder: string): Promise<ShardManifest | null> {
   const path = join(folder, MANIFEST_FILE);
   const text = await readFile(path, 'utf8').catch((cause: unknown) => {
-    if (isMissing(cause)) return null;
+    if (hasCode(cause, 'ENOENT')) return null;
     throw fault(path, `cannot read the manifest, ${reasonOf(cause)}`, 'check its permissions', cause);
   });
   return text === null ? null : parseManifest(path, text);
@@ -129,8 +130,4 @@ function isRecord(value: unknown): value is Record<string, unknown> {
 
 function isArrayOf<T>(value: unknown, is: (item: unknown) => item is T): value is T[] {
   return Array.isArray(value) && value.every(is);
-}
-
-function isMissing(cause: unknown): boolean {
-  return cause instanceof Error && 'code' in cause && cause.code === 'ENOENT';
 }

@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import { UserError } from '../../errors.js';
-import { fileError } from '../../files.js';
+import { fileError, hasCode } from '../../files.js';
 
 /** Contents by file name. */
 export type SideFiles = ReadonlyMap<string, Uint8Array>;
@@ -73,7 +73,7 @@ async function readIfThere(path: string): Promise<Uint8Array | undefined> {
   try {
     return await readFile(path);
   } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return undefined;
+    if (hasCode(error, 'ENOENT')) return undefined;
     throw fileError(path, error);
   }
 }

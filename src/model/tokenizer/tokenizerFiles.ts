@@ -6,7 +6,7 @@ import { readFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 
 import { UserError } from '../../errors.js';
-import { fileError, writeFileWhole } from '../../files.js';
+import { fileError, writeFileWhole, hasCode } from '../../files.js';
 
 /** A token that is matched in the text before the model sees it. */
 export interface AddedToken {
@@ -125,14 +125,10 @@ async function readObject(path: string): Promise<Readonly<Record<string, unknown
     const value = await readJson(path);
     if (isRecord(value)) return value;
   } catch (error) {
-    if (error instanceof UserError && isMissing(error.cause)) return {};
+    if (error instanceof UserError && hasCode(error.cause, 'ENOENT')) return {};
     throw error;
   }
   throw new UserError(`${path}: must be a JSON object`);
-}
-
-function isMissing(error: unknown): boolean {
-  return error instanceof Error && 'code' in error && error.code === 'ENOENT';
 }
 
 function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
