@@ -6,6 +6,7 @@ import { BadImage } from '../data/images/images.js';
 import type { ImageTextPair } from '../data/pairs.js';
 import { ShardSet } from '../data/shards/shards.js';
 import { UserError } from '../errors.js';
+import { batchesOfOneKey } from '../model/language/batches.js';
 import type { LanguageModel } from '../model/language/languageModel.js';
 import type { Projection } from '../model/projection.js';
 import type { Prompter } from '../model/conversation/prompt.js';
@@ -78,16 +79,20 @@ export async function tokenLosses(
   { batchSize, shape }: { readonly batchSize: number; readonly shape: readonly [number, number] },
 ): Promise<Float32Array[]> {
   const losses: Float32Array[] = [];
-  for (let first = 0; first < items.length; first += batchSize) {
-    const members = items.slice(first, first + batchSize);
-    const samples = members.map(({ example }, i) => ({
-      example,
-      features: items[imageOf(first + i)]?.features ?? new Float32Array(),
+  // Items that are asked the same are together: what stands before their images is then read from a cache.
+  const prefixOf = ({ example }: HeldOutItem): string => JSON.stringify(example.prefix);
+  for (const members of batchesOfOneKey(items, prefixOf, batchSize)) {
+    const samples = members.map(({ item, index }) => ({
+      example: item.example,
+      features: items[imageOf(index)]?.features ?? new Float32Array(),
     }));
     const batch = microBatch(samples, shape);
     const flat = await model.losses(projection, batch);
     let from = 0;
-    for (const count of batch.sequence.targetCounts) losses.push(flat.slice(from, (from += count)));
+    batch.sequence.targetCounts.forEach((count, member) => {
+      const { index = 0 } = members[member] ?? {};
+      losses[index] = flat.slice(from, (from += count));
+    });
   }
   return losses;
 }

@@ -1,4 +1,5 @@
 /** KV-cached generation: prefixes with images in, token ids out. */
+import { batchesOfOneKey } from './batches.js';
 import type { LanguageModel, MicroBatch, PrefixCache, Reading, Wanted } from './languageModel.js';
 import type { Projection } from '../projection.js';
 import { nextToken, type SamplingOptions } from './sampling.js';
@@ -65,11 +66,12 @@ export async function generate(
   const { batchSize = 16 } = options;
   const results: Generated[] = [];
   let done = 0;
-  for (const members of batchesOfEqualLength(inputs, shape[0], batchSize)) {
+  const lengthOf = ({ prefix }: GenerationInput): number => prefixLength(prefix, shape[0]);
+  for (const members of batchesOfOneKey(inputs, lengthOf, batchSize)) {
     const texts = await generateBatch(
       model,
       projection,
-      members.map(({ input }) => input),
+      members.map(({ item }) => item),
       shape,
       options,
     );
@@ -153,7 +155,10 @@ export function asGenerated(ids: readonly number[], rule: StopRule): Generated {
  *
  * Source: MiniGPT-4, minigpt4/conversation/conversation.py, `StoppingCriteriaSub`; here for each row, not the first alone.
  */
-function endOf(ids: readonly number[], { endId, stopSequences = [] }: StopRule): readonly number[] {
+export function endOf(
+  ids: readonly number[],
+  { endId, stopSequences = [] }: Pick<StopRule, 'endId' | 'stopSequences'>,
+): readonly number[] {
   const ends = endId === undefined ? stopSequences : [[endId], ...stopSequences];
   return (
     ends.find((end) => end.length > 0 && end.every((id, i) => ids[ids.length - end.length + i] === id)) ?? []
@@ -200,21 +205,4 @@ function checkImages(inputs: readonly GenerationInput[], size: number): void {
         `generate: a prefix must have a place for each image, got ${places} for ${features.length / size}`,
       );
   }
-}
-
-function batchesOfEqualLength(
-  inputs: readonly GenerationInput[],
-  Q: number,
-  batchSize: number,
-): { input: GenerationInput; index: number }[][] {
-  const byLength = new Map<number, { input: GenerationInput; index: number }[]>();
-  inputs.forEach((input, index) => {
-    const length = prefixLength(input.prefix, Q);
-    byLength.set(length, [...(byLength.get(length) ?? []), { input, index }]);
-  });
-  return [...byLength.values()].flatMap((group) =>
-    Array.from({ length: Math.ceil(group.length / batchSize) }, (_, i) =>
-      group.slice(i * batchSize, (i + 1) * batchSize),
-    ),
-  );
 }
