@@ -1,5 +1,5 @@
 /** Retrieval: every held-out caption scored under every held-out image by the frozen LLM that reads the projection. */
-import type { LanguageModel, MicroBatch } from '../model/language/languageModel.js';
+import type { LanguageModel, MicroBatch, PrefixCache } from '../model/language/languageModel.js';
 import { prefixBatch } from '../model/language/generate.js';
 import type { Projection } from '../model/projection.js';
 import { layOut, type Segment } from '../model/language/sequence.js';
@@ -31,6 +31,9 @@ export interface RetrievalChance {
   readonly groupAccuracy?: number;
 }
 
+/** Images that are read together before the texts are read after each: one alone would take as long as eight. */
+const IMAGES_AT_ONCE = 8;
+
 /**
  * Log-likelihood of each text under each image.
  *
@@ -49,28 +52,50 @@ export async function likelihoods(
   onProgress?: (done: number) => void,
 ): Promise<Float32Array[]> {
   // The first token of every text follows the prefix itself; the others are one batch after its cache.
-  const rest = texts.flatMap((text, index) => (text.length > 1 ? [{ text, index }] : []));
-  const batch = rest.length
-    ? continuations(
-        rest.map(({ text }) => text),
-        shape,
-      )
-    : undefined;
+  const longer = texts.filter(({ length }) => length > 1);
+  const batch = longer.length ? continuations(longer, shape) : undefined;
   const table: Float32Array[] = [];
-  for (const [done, features] of images.entries()) {
-    const input = prefixBatch([{ features, prefix }], shape);
-    const { output, cache } = await model.prefill(projection, input, 'logits');
-    const first = logSoftmax(output.data as Float32Array); // `logits` are float32
-    const scores = Float32Array.from(texts, ([id = 0]) => first[id] ?? 0);
-    const losses = batch ? await model.losses(projection, batch, cache) : [];
-    let from = 0;
-    for (const { text, index } of rest)
-      scores[index] = (scores[index] ?? 0) - sum(losses.slice(from, (from += text.length - 1)));
+  for (let from = 0; from < images.length; from += IMAGES_AT_ONCE) {
+    const inputs = images.slice(from, from + IMAGES_AT_ONCE).map((features) => ({ features, prefix }));
+    const { output, cache } = await model.prefill(projection, prefixBatch(inputs, shape), 'logits');
+    const logits = output.data as Float32Array; // `logits` are float32
+    const V = logits.length / inputs.length;
+    for (let row = 0; row < inputs.length; row++) {
+      const first = logSoftmax(logits.subarray(row * V, (row + 1) * V));
+      const losses = batch ? await lossesAfter(model, projection, batch, { cache, row }) : new Float32Array();
+      table.push(summed(texts, first, losses));
+      onProgress?.(table.length);
+    }
     await model.release(cache);
-    table.push(scores);
-    onProgress?.(done + 1);
   }
   return table;
+}
+
+async function lossesAfter(
+  model: LanguageModel,
+  projection: Projection,
+  batch: MicroBatch,
+  { cache, row }: { readonly cache: PrefixCache; readonly row: number },
+): Promise<Float32Array> {
+  const past = await model.crop(cache, cache.length, row);
+  try {
+    return await model.losses(projection, batch, past);
+  } finally {
+    await model.release(past);
+  }
+}
+
+/** Of each text the log-likelihood of its first token less the losses of the others, which lie text after text. */
+function summed(
+  texts: readonly (readonly number[])[],
+  first: Float32Array,
+  losses: Float32Array,
+): Float32Array {
+  let at = 0;
+  return Float32Array.from(
+    texts,
+    ([id = 0, ...others]) => (first[id] ?? 0) - sum(losses.subarray(at, (at += others.length))),
+  );
 }
 
 /** Texts after a cached prefix: each token but the first is a target. */

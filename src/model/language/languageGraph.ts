@@ -1,5 +1,5 @@
 /**
- * Projection → frozen LLM as one graph: entry points for losses and gradients, prefill, decoding, and caches cut short.
+ * Projection → frozen LLM as one graph: entry points for embeddings, losses and gradients, prefill, decoding, and caches cut short.
  * The frozen weights have no gradient anywhere: the reverse graph follows the path from the projection only.
  */
 import {
@@ -40,11 +40,18 @@ export function languageModelGraph({
 }: LanguageModelSpec): { graph: Graph; llama: Llama } {
   const graph = new Graph({ widen });
   const llama = new Llama(graph, config, precision);
+  addEmbedEntry(graph, llama);
   addStemEntry(graph, llama);
   addSequenceEntry(graph, llama, C, projection);
   addDecodeEntry(graph, llama);
   addCropEntry(graph, llama);
   return { graph, llama };
+}
+
+/** Tokens → their word embeddings. */
+function addEmbedEntry(graph: Graph, llama: Llama): void {
+  const ids = graph.placeholder('embed/ids', 'int32', ['embed_K']);
+  graph.entryPoint('embed', { inputs: { ids }, outputs: { embeddings: llama.embed(ids) } });
 }
 
 /** Text that no projection precedes → caches. None at all gives empty caches. */
@@ -119,15 +126,20 @@ function addDecodeEntry(graph: Graph, llama: Llama): void {
   });
 }
 
-/** The first positions of a cache's first row. */
+/** The first positions of one row of a cache. */
 function addCropEntry(graph: Graph, llama: Llama): void {
   // How many is the length of an input: only dims that a placeholder binds can stand in a shape.
   const positions = graph.placeholder('crop/positions', 'int32', ['crop_N']);
+  const row = graph.placeholder('crop/row', 'int32', [1]);
   const held = cachePlaceholders(llama, 'crop', 'crop_R', 'crop_P');
   const { kvHeads: K, headWidth: W } = llama.config;
-  const first = (whole: GraphTensor): GraphTensor => slice(whole, [0, 0, 0, 0], [1, K, 'crop_N', W]);
+  const first = (whole: GraphTensor): GraphTensor =>
+    slice(gather(whole, row), [0, 0, 0, 0], [1, K, 'crop_N', W]);
   const cropped = held.map(({ key, value }) => ({ key: first(key), value: first(value) }));
-  graph.entryPoint('crop', { inputs: { positions, ...namedCaches(held) }, outputs: namedCaches(cropped) });
+  graph.entryPoint('crop', {
+    inputs: { positions, row, ...namedCaches(held) },
+    outputs: namedCaches(cropped),
+  });
 }
 
 function cachePlaceholders({ graph, config, precision }: Llama, name: string, B: Dim, P: Dim): LayerCache[] {

@@ -102,6 +102,13 @@ export class LanguageModel {
     return losses.data as Float32Array; // the graph's output is float32
   }
 
+  /** Word embeddings of tokens: float32[K, D]. */
+  async embeddings(ids: readonly number[]): Promise<Float32Array> {
+    const inputs = { ids: { shape: [ids.length], data: Int32Array.from(ids) } };
+    const { embeddings } = await this.session.run('embed', inputs, ['embeddings']);
+    return embeddings.data as Float32Array; // the graph's output is float32
+  }
+
   /** Logits of the target rows, float32[N, V]; soft prompts float32[B, Q, D]. For tests and probes. */
   async inspect(
     projection: Projection,
@@ -135,14 +142,18 @@ export class LanguageModel {
   }
 
   /**
-   * Copies the first positions of a cache's first row.
+   * Copies the first positions of one row of a cache.
    *
    * @param length positions to copy, at most the cache's
    * @returns a cache of one row; the caller releases both
    */
-  async crop(cache: PrefixCache, length: number): Promise<PrefixCache> {
+  async crop(cache: PrefixCache, length: number, row = 0): Promise<PrefixCache> {
     const positions = Int32Array.from({ length }, (_, i) => i);
-    const inputs = { positions: { shape: [length], data: positions }, ...cache.tensors };
+    const inputs = {
+      positions: { shape: [length], data: positions },
+      row: { shape: [1], data: Int32Array.of(row) },
+      ...cache.tensors,
+    };
     const { kept } = await this.session.runKeeping('crop', inputs, [], this.#cacheNames);
     return { tensors: kept, length };
   }

@@ -77,6 +77,15 @@ function alone(b: number): MicroBatch {
 }
 
 describe('forward', () => {
+  it('word embeddings are the rows of the weights file', async () => {
+    const { hiddenSize: D } = TINY_LLAMA;
+    const table = tiny.weights['model.embed_tokens.weight'] ?? new Float32Array();
+    const ids = [7, 0, 7, V - 1];
+    expect([...(await model.embeddings(ids))]).toEqual(
+      ids.flatMap((id) => [...table.subarray(id * D, (id + 1) * D)]),
+    );
+  });
+
   it('losses and logits of mixed prefixes and lengths are the reference’s', async () => {
     const { logits, losses } = await model.inspect(projection, batch);
     const expected = EXAMPLES.map((example, b) =>
