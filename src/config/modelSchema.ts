@@ -43,10 +43,10 @@ export const Projection = section(
       default: false,
       description: 'LayerNorm without weights (eps 1e-5) before the projection, after standardising',
     }),
-    init: choice(['torch', 'embedding-rms'], {
+    init: choice(['torch', 'embedding-rms', 'captions'], {
       default: 'torch',
       description:
-        "first weights: torch's Linear default, or normal so that soft tokens start at the RMS of the word embeddings (bias 0)",
+        "first weights: torch's Linear default; normal so that soft tokens start at the RMS of the word embeddings (bias 0); or, at that RMS, by ridge regression from the first training images to the mean word embedding of their captions, which saves most of the first steps (kind linear)",
     }),
     initialScale: Type.Number({
       exclusiveMinimum: 0,

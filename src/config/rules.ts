@@ -14,7 +14,18 @@ export interface Problem {
 
 /** Every broken rule between fields of a configuration that fits the schema. */
 export function brokenRules(config: Config): Problem[] {
-  return [...trainRules(config), ...scheduleRules(config), ...promptRules(config)];
+  return [
+    ...projectionRules(config),
+    ...trainRules(config),
+    ...scheduleRules(config),
+    ...promptRules(config),
+  ];
+}
+
+function projectionRules({ model: { projection } }: Config): Problem[] {
+  if (projection.init !== 'captions' || projection.kind === 'linear') return [];
+  const rule = `must be torch or embedding-rms for kind ${projection.kind}, got "captions" (a regression gives one linear layer)`;
+  return [wrong(['model', 'projection', 'init'], rule)];
 }
 
 function trainRules({ train, run }: Config): Problem[] {

@@ -114,10 +114,15 @@ export function projectionInputs(
     parameters: Object.fromEntries(
       shapes.map(([name, shape]) => [name, graph.placeholder(`projection/${name}`, 'float32', shape)]),
     ),
-    statistics: {
-      featureMean: graph.placeholder('featureMean', 'float32', [C]),
-      featureStd: graph.placeholder('featureStd', 'float32', [C]),
-    },
+    statistics: statisticsInputs(graph, C),
+  };
+}
+
+/** Placeholders for the channel statistics of the features. */
+export function statisticsInputs(graph: Graph, C: number): ProjectionInputs['statistics'] {
+  return {
+    featureMean: graph.placeholder('featureMean', 'float32', [C]),
+    featureStd: graph.placeholder('featureStd', 'float32', [C]),
   };
 }
 
@@ -131,10 +136,9 @@ export function projectionInputs(
 export function project(
   features: GraphTensor,
   { parameters, statistics }: ProjectionInputs,
-  { kind, standardise: centre, layerNorm: normal }: ProjectionOptions,
+  options: ProjectionOptions,
 ): GraphTensor {
-  const { featureMean, featureStd } = statistics;
-  const centred = centre ? standardise(features, featureMean, featureStd) : features;
+  const { kind } = options;
   const sizes = [Number(features.shape.at(-1)), 0] as const; // names only: the shapes are the parameters' own
   return projectionLayers(kind, sizes).reduce(
     (x, { name, geluBefore }) => {
@@ -142,8 +146,18 @@ export function project(
       if (!weight || !bias) throw new Error(`projection: ${kind} must have ${name}weight and ${name}bias`);
       return linear(geluBefore ? gelu(x) : x, weight, bias);
     },
-    normal ? layerNorm(centred, LAYER_NORM_EPS) : centred,
+    normalise(features, statistics, options),
   );
+}
+
+/** Features as the first layer sees them: float32[B, Q, C], standardised and normalised where the options say so. */
+export function normalise(
+  features: GraphTensor,
+  { featureMean, featureStd }: ProjectionInputs['statistics'],
+  { standardise: centre, layerNorm: normal }: Pick<ProjectionOptions, 'standardise' | 'layerNorm'>,
+): GraphTensor {
+  const centred = centre ? standardise(features, featureMean, featureStd) : features;
+  return normal ? layerNorm(centred, LAYER_NORM_EPS) : centred;
 }
 
 /** What a run is fed for the projection's placeholders. */
@@ -159,6 +173,16 @@ export function projectionFeeds({
     ...Object.fromEntries(
       Object.entries(parameters).map(([name, data]) => [name, { shape: shapes[name] ?? [], data }]),
     ),
+    ...statisticsFeeds(statistics, C),
+  };
+}
+
+/** What a run is fed for the placeholders of the statistics; where there are none, what changes nothing. */
+export function statisticsFeeds(
+  statistics: FeatureStatistics | undefined,
+  C: number,
+): Record<keyof ProjectionInputs['statistics'], Values> {
+  return {
     featureMean: { shape: [C], data: statistics?.mean ?? new Float32Array(C) },
     featureStd: { shape: [C], data: statistics?.std ?? new Float32Array(C).fill(1) },
   };

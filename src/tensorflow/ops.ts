@@ -59,6 +59,22 @@ export function batchMatMul(
   return a.graph.addOne({ op: 'BatchMatMulV2', inputs: [a, b], attributes }, a.dtype, [...lead, M, N]);
 }
 
+/**
+ * Solves `a · x = b` by LU decomposition with pivots; no gradient rule.
+ *
+ * @param a float32[N, N]; where it is singular the run throws
+ * @param b float32[N, K]
+ * @returns x float32[N, K]
+ */
+export function solve(a: GraphTensor, b: GraphTensor): GraphTensor {
+  const [rows, columns] = matrixDims('solve', a, false);
+  const [N, K] = matrixDims('solve', b, false);
+  if (a.shape.length !== 2 || b.shape.length !== 2 || rows !== columns || rows !== N || a.dtype !== b.dtype)
+    mismatch('solve', a, b);
+  const attributes = { T: type(valueType(a)), adjoint: bool(false) };
+  return a.graph.addOne({ op: 'MatrixSolve', inputs: [a, b], attributes }, a.dtype, [N, K]);
+}
+
 /** `a + b`, broadcast as NumPy does. */
 export const add = binary('AddV2');
 /** `a - b`, broadcast. */

@@ -1,12 +1,11 @@
 /** Where a projection's weights come from when a run begins. */
 import type { Config } from '../config/schema.js';
 import type { BadSampleLedger } from '../data/ledger.js';
-import { randomAt } from '../data/order/keyed.js';
 import type { MiniGpt4 } from '../model/miniGpt4.js';
-import { projectionOptions, type FeatureStatistics, type Projection } from '../model/projection.js';
-import { featureStatistics, initialProjection } from '../model/projectionStart.js';
+import { projectionOptions, type Projection } from '../model/projection.js';
 import { projectionFromTensors } from '../model/projectionTensors.js';
 import { findProjection, type Checkpoint } from './checkpoint.js';
+import { freshProjection } from './freshProjection.js';
 import {
   ALL_PARTS,
   FROZEN_PARTS,
@@ -15,18 +14,12 @@ import {
   requireIdentity,
   type Part,
 } from './identity.js';
-import { prefetch } from './prefetch.js';
 import { readProjection } from './projectionFiles.js';
 import type { Samples } from './samples.js';
 
-/** Samples over which the feature statistics are taken: the first ones of the training order. */
-const STATISTICS_SAMPLES = 2048;
-/** Samples under way at once, so that decoding goes on while the encoder computes. */
-const DECODED_AHEAD = 8;
-
 /** What is told while a projection is made ready. */
 export interface StartEvents {
-  /** Share of the training images encoded for their statistics, 0…1. */
+  /** Share of the training images encoded from which the projection begins, 0…1. */
   readonly onProgress?: (done: number) => void;
   readonly note?: (text: string) => void;
 }
@@ -45,7 +38,6 @@ export async function startProjection(
   { onProgress, note }: StartEvents = {},
 ): Promise<Projection> {
   const sizes = projectionSizes(model);
-  const { standardise, init, initialScale } = config.model.projection;
   const options = projectionOptions(config.model.projection);
   if (checkpoint) {
     requireIdentity(
@@ -59,12 +51,7 @@ export async function startProjection(
   }
   if (config.train.initFrom)
     return loadProjection(config.train.initFrom, config, model, { parts: FROZEN_PARTS, note });
-  const statistics = standardise
-    ? await trainingStatistics(samples, ledger, sizes[0], onProgress)
-    : undefined;
-  const start =
-    init === 'torch' ? { kind: init } : { kind: init, rms: await model.embeddingRms(), scale: initialScale };
-  return initialProjection(sizes, options, start, deviates(config.run.seed), statistics);
+  return freshProjection(config, model, samples, ledger, onProgress);
 }
 
 /**
@@ -113,27 +100,4 @@ export interface LoadOptions {
 /** [C, D]: feature width and LLM width. */
 export function projectionSizes({ encoder, language }: MiniGpt4): readonly [number, number] {
   return [encoder.featureShape[1], language.spec.llama.hiddenSize];
-}
-
-async function trainingStatistics(
-  samples: Samples,
-  ledger: BadSampleLedger,
-  C: number,
-  onProgress: (done: number) => void = () => undefined,
-): Promise<FeatureStatistics> {
-  const count = Math.min(samples.rows, STATISTICS_SAMPLES);
-  const features: Float32Array[] = [];
-  let bad = 0;
-  for await (const sample of prefetch(0, count, DECODED_AHEAD, (position) => samples.at(position, 0))) {
-    features.push(sample.features);
-    if (sample.isReplacement) bad += 1;
-    ledger.requireFew(bad, features.length, 0);
-    onProgress(features.length / count);
-  }
-  return featureStatistics(features, C);
-}
-
-function deviates(seed: number): () => number {
-  let index = 0;
-  return () => randomAt(seed, index++, 'projection');
 }

@@ -235,6 +235,12 @@ describe('rules between fields', () => {
       'c.yaml:4:1: train.initFrom: is missing: stage "finetune" starts from',
     ],
     [
+      'a regression gives one linear layer',
+      'run:',
+      'model: { projection: { init: captions, kind: linear3 } }\nrun:',
+      'model.projection.init: must be torch or embedding-rms for kind linear3, got "captions"',
+    ],
+    [
       'a run does not start from itself',
       'stage: pretrain',
       'stage: pretrain\n  initFrom: runs/a/',

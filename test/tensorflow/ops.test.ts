@@ -93,6 +93,14 @@ describe('ops', () => {
     expect([...y.data]).toEqual([1, 1 + 2 * ulp, 1 + ulp, -1]);
   });
 
+  it('solve gives the x of a · x = b, also where a pivot is 0', async () => {
+    const a: Values = { shape: [2, 2], data: Float32Array.of(0, 2, 4, 8) };
+    const y = await compute([2, 2], a, (x) =>
+      ops.solve(x, x.graph.constant([6, 2, 20, 12], 'float32', [2, 2])),
+    );
+    expect({ shape: y.shape, data: [...y.data] }).toEqual({ shape: [2, 2], data: [-1, 1, 3, 1] });
+  });
+
   it('cross-entropy is -log softmax at the label', async () => {
     const logits: Values = { shape: [2, 3], data: Float32Array.of(0, Math.log(2), Math.log(5), 1, 1, 1) };
     const y = await compute([2, 3], logits, (x) => ops.crossEntropy(x, x.graph.constant([1, 0], 'int32')));
@@ -121,6 +129,11 @@ describe('a mistake is named with op, shapes and the line of model code', () => 
       'matMul of another dtype',
       () => ops.matMul(a, input([4, 3], 'bfloat16')),
       'matMul: shapes and dtypes must fit, got float32[B, 4] and bfloat16[4, 3]',
+    ],
+    [
+      'solve of what is not square',
+      () => ops.solve(b, b),
+      'solve: shapes and dtypes must fit, got float32[3, 4] and float32[3, 4]',
     ],
     [
       'matMul of stacks',
