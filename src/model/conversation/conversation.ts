@@ -12,7 +12,7 @@ import type { Tokenizer } from '../tokenizer/tokenizer.js';
 /** One message. */
 export interface Message {
   readonly role: 'human' | 'assistant';
-  /** Whether it begins with an image. */
+  /** Whether it has an image, which the template puts before or after its text. */
   readonly image: boolean;
   readonly text: string;
 }
@@ -75,13 +75,22 @@ export function conversationPieces({ template, messages }: Conversation): string
     }
     piece += template[role];
     if (image) {
-      const { before, after, gap } = template.image;
+      const [before, after] = aroundImage(template.image, text);
       pieces.push(piece + before);
-      piece = text ? after + gap + text : after;
+      piece = after;
     } else piece += text;
     piece += role === 'human' ? template.separator : template.answerEnd;
   }
   return [...pieces, piece + template.pending];
+}
+
+/** What a message with an image says before and after it. */
+function aroundImage(
+  { before, after, gap, place }: ConversationTemplate['image'],
+  text: string,
+): readonly [string, string] {
+  if (!text) return [before, after];
+  return place === 'after question' ? [text + gap + before, after] : [before, after + gap + text];
 }
 
 /** The whole text, with `<ImageHere>` for each image. */
@@ -95,7 +104,7 @@ export function conversationPrefix(conversation: Conversation, tokenizer: Tokeni
   const opening = bos === undefined ? [tokenizer.bosId ?? []].flat() : bosIds(tokenizer, bos);
   return conversationPieces(conversation).flatMap((piece, i): Segment[] => {
     const ids = tokenizer.encode(piece);
-    if (i > 0) return [{ kind: 'image' }, { kind: 'text', ids }];
+    if (i > 0) return [{ kind: 'image' }, ...(ids.length > 0 ? [{ kind: 'text' as const, ids }] : [])];
     return [{ kind: 'text', ids: [...opening, ...ids] }];
   });
 }

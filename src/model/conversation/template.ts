@@ -16,8 +16,13 @@ export interface ConversationTemplate {
   readonly separator: string;
   /** After each answer. */
   readonly answerEnd: string;
-  /** Around an image, and between it and a question. */
-  readonly image: { readonly before: string; readonly after: string; readonly gap: string };
+  /** Around an image, and between it and a question; whether it stands before the question or after it. */
+  readonly image: {
+    readonly before: string;
+    readonly after: string;
+    readonly gap: string;
+    readonly place: 'before question' | 'after question';
+  };
   /** Ends an answer, beside the tokenizer's end token; empty = nothing else does. */
   readonly stop: string;
   /** How the answer is found in what was generated: as the demo does it, or all before `stop`. */
@@ -28,7 +33,7 @@ const SYSTEM =
   'Give the following image: <Img>ImageContent</Img>. You will be able to see the image once I provide it to you. Please answer my questions.';
 const DEMO = {
   system: SYSTEM,
-  image: { before: '<Img>', after: '</Img>', gap: ' ' },
+  image: { before: '<Img>', after: '</Img>', gap: ' ', place: 'before question' },
   answer: 'demo',
 } as const;
 const VICUNA = {
@@ -94,13 +99,22 @@ export function promptTemplate(prompt: PromptSection): ConversationTemplate {
   };
 }
 
-/** What stands around the image in the first question that begins with it: a tag, and the blanks before the text. */
+/** What stands around the image in the first question that begins with it, or else ends with it: a tag, and the blanks between. */
 function imageFrame(questions: readonly string[]): ConversationTemplate['image'] {
-  for (const question of questions) {
-    const [before = '', said] = question.split(IMAGE_PLACE);
-    if (said === undefined || !/^(<[^>]*>)?$/.test(before)) continue;
-    const [, after = '', gap = ''] = /^(<\/[^>]*>)?(\s*)/.exec(said) ?? [];
-    return { before, after, gap };
-  }
-  return { before: '', after: '', gap: ' ' };
+  const first = questions.map(frameAtStart).find(Boolean) ?? questions.map(frameAtEnd).find(Boolean);
+  return first ?? { before: '', after: '', gap: ' ', place: 'before question' };
+}
+
+function frameAtStart(question: string): ConversationTemplate['image'] | undefined {
+  const [before = '', said] = question.split(IMAGE_PLACE);
+  if (said === undefined || !/^(<[^>]*>)?$/.test(before)) return undefined;
+  const [, after = '', gap = ''] = /^(<\/[^>]*>)?(\s*)/.exec(said) ?? [];
+  return { before, after, gap, place: 'before question' };
+}
+
+function frameAtEnd(question: string): ConversationTemplate['image'] | undefined {
+  const [said = '', after] = question.split(IMAGE_PLACE);
+  if (after === undefined || !/^(<\/[^>]*>)?$/.test(after)) return undefined;
+  const [, gap = '', before = ''] = /(\s*)(<[^>]*>)?$/.exec(said) ?? [];
+  return { before, after, gap, place: 'after question' };
 }

@@ -37,7 +37,8 @@ describe('the template of a configuration', () => {
       const prompter = new Prompter(tokenizer, prompt);
       expect(prompt.questions.length).toBeGreaterThan(1);
       for (const question of prompt.questions) {
-        const said = question.replace(/^(<Img>)?<ImageHere>(<\/Img>)?\s/, '');
+        const said = question.replace(/^(<Img>)?<ImageHere>(<\/Img>)?\s|\s<ImageHere>$/, '');
+        expect(said).not.toContain('<ImageHere>');
         const prefix = conversationPrefix(ask(showImage(conversation), said), tokenizer);
         expect(prefix).toEqual(prompter.prefix(question));
       }
@@ -51,8 +52,8 @@ describe('the template of a configuration', () => {
     ],
     [
       'quickstart/stage2',
-      '<ImageHere>\nWhat? Name, colors, category, related words.\n a dog.<|im_end|>' +
-        'Sure? Name, colors, category, related words.\n',
+      'Name, colors, category, related words. What?\n<ImageHere> a dog.<|im_end|>' +
+        'Name, colors, category, related words. Sure?',
     ],
   ])('%s: the next turn follows the end symbol, which stands there once', async (name, text) => {
     const { conversation } = await configured(name);
@@ -65,6 +66,9 @@ describe('the template of a configuration', () => {
     [['<ImageHere>\n\nWhat?'], 'Q <ImageHere>\n\nYes? A'],
     [['See <ImageHere>.', '<i><ImageHere></i> What?'], 'Q <i><ImageHere></i> Yes? A'],
     [['See <ImageHere>.'], 'Q <ImageHere> Yes? A'],
+    [['What?\n<ImageHere>'], 'Q Yes?\n<ImageHere> A'],
+    [['See <ImageHere>.', 'What is this: <i><ImageHere></i>'], 'Q Yes? <i><ImageHere></i> A'],
+    [['What?\n<ImageHere>', '<ImageHere> What?'], 'Q <ImageHere> Yes? A'],
     [[], 'Q <ImageHere> Yes? A'],
   ])('of the questions %j takes what stands around their image', (questions, text) => {
     const template = promptTemplate({ ...prompt, questions });
