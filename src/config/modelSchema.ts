@@ -46,7 +46,7 @@ export const Projection = section(
     init: choice(['torch', 'embedding-rms', 'captions'], {
       default: 'torch',
       description:
-        "first weights: torch's Linear default; normal so that soft tokens start at the RMS of the word embeddings (bias 0); or, at that RMS, by ridge regression from the first training images to the mean word embedding of their captions, which saves most of the first steps (kind linear)",
+        "first weights: torch's Linear default; normal so that soft tokens start at the RMS of the word embeddings (bias 0); or, at that RMS, by ridge regression from the first training images to the mean word embedding of their captions, which helps where steps are few (kind linear)",
     }),
     initialScale: Type.Number({
       exclusiveMinimum: 0,

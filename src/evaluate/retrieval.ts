@@ -60,13 +60,18 @@ export async function likelihoods(
     const { output, cache } = await model.prefill(projection, prefixBatch(inputs, shape), 'logits');
     const logits = output.data as Float32Array; // `logits` are float32
     const V = logits.length / inputs.length;
-    for (let row = 0; row < inputs.length; row++) {
-      const first = logSoftmax(logits.subarray(row * V, (row + 1) * V));
-      const losses = batch ? await lossesAfter(model, projection, batch, { cache, row }) : new Float32Array();
-      table.push(summed(texts, first, losses));
-      onProgress?.(table.length);
+    try {
+      for (let row = 0; row < inputs.length; row++) {
+        const first = logSoftmax(logits.subarray(row * V, (row + 1) * V));
+        const losses = batch
+          ? await lossesAfter(model, projection, batch, { cache, row })
+          : new Float32Array();
+        table.push(summed(texts, first, losses));
+        onProgress?.(table.length);
+      }
+    } finally {
+      await model.release(cache);
     }
-    await model.release(cache);
   }
   return table;
 }

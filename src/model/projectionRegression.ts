@@ -1,7 +1,9 @@
 /**
  * First weights of a linear projection by ridge regression: from the features of images to the mean word embedding of
  * their captions. The frozen LLM then reads, in place of each image token, a blur of the words that such images are
- * described with, which it can say at once; from random weights it takes hundreds of steps to learn as much.
+ * described with, which it can say at once. It helps where steps are few: on the quick start's validation part (images of
+ * 112, steps of 8, one seed) 120 steps end at loss 3.94 and image gap 1.01, against 4.08 and 0.80 from random weights; after
+ * 180 at twice the rate the losses are equal and the gap is 1.2 against 1.0.
  */
 import {
   add,
@@ -27,8 +29,9 @@ import {
   type ProjectionOptions,
 } from './projection.js';
 
-/** Images whose rows are multiplied at once: bounds the memory. */
+/** Images that are multiplied at once, and bytes of their features: bounds the memory. */
 const IMAGES_AT_ONCE = 128;
+const BYTES_AT_ONCE = 2 ** 26;
 /**
  * Penalty on the weights, as a share of the channels' mean power. With `GAIN`, chosen by the loss that the projection
  * begins with on the validation part of the quick start's training concepts: 5.60, against 5.85 with 0.3 and no gain and
@@ -67,7 +70,9 @@ export async function regressedProjection(
   const [, C] = samples.featureShape;
   const D = samples.targets[0]?.length ?? 0;
   if (options.kind !== 'linear' || D === 0)
-    throw new Error(`projection: regression must have samples and kind linear, got ${options.kind}`);
+    throw new Error(
+      `projection: regression must have samples and kind linear, got ${samples.targets.length} of kind ${options.kind}`,
+    );
   const session = await tensorflow.load(regressionGraph([C, D], options));
   try {
     const moments = await momentsOf(session, samples, statistics);
@@ -97,7 +102,7 @@ export async function regressedProjection(
  * The mean embedding of each caption's tokens. Those that many captions have tell little of the image: a token weighs
  * 1 / √(times it is in all captions).
  *
- * @param captions token ids, at least one each
+ * @param captions token ids; a caption without any gives zeros
  * @param vocabulary every id that is in them, once
  * @param embeddings float32[ids, D] of the vocabulary
  * @returns float32[D] each
@@ -108,18 +113,19 @@ export function meanEmbeddings(
   embeddings: Float32Array,
   D: number,
 ): Float32Array[] {
-  const rowOf = new Map(vocabulary.map((id, row) => [id, row]));
+  const rowOf = new Map(vocabulary.map((id, row) => [id, embeddings.subarray(row * D, (row + 1) * D)]));
   const times = new Map<number, number>();
   for (const id of captions.flat()) times.set(id, (times.get(id) ?? 0) + 1);
+  const weightOf = (id: number): number => 1 / Math.sqrt(times.get(id) ?? 1);
   return captions.map((ids) => {
-    const weights = ids.map((id) => 1 / Math.sqrt(times.get(id) ?? 1));
-    const total = weights.reduce((a, b) => a + b, 0);
-    return Float32Array.from({ length: D }, (_, d) =>
-      ids.reduce(
-        (sum, id, i) => sum + ((weights[i] ?? 0) / total) * (embeddings[(rowOf.get(id) ?? 0) * D + d] ?? 0),
-        0,
-      ),
-    );
+    const total = ids.reduce((sum, id) => sum + weightOf(id), 0);
+    const mean = new Float64Array(D);
+    for (const id of ids) {
+      const [row, weight] = [rowOf.get(id), weightOf(id) / total];
+      if (!row) throw new Error(`projection: the vocabulary must hold every token, got ${id} besides`);
+      for (let d = 0; d < D; d++) mean[d] = (mean[d] ?? 0) + weight * (row[d] ?? 0);
+    }
+    return Float32Array.from(mean);
   });
 }
 
@@ -168,8 +174,9 @@ async function momentsOf(
   const D = only(targets).length;
   const gram = new Float32Array((C + 1) ** 2);
   const cross = new Float32Array((C + 1) * D);
-  for (let first = 0; first < features.length; first += IMAGES_AT_ONCE) {
-    const last = Math.min(first + IMAGES_AT_ONCE, features.length);
+  const atOnce = Math.max(1, Math.min(IMAGES_AT_ONCE, Math.floor(BYTES_AT_ONCE / (4 * Q * C))));
+  for (let first = 0; first < features.length; first += atOnce) {
+    const last = Math.min(first + atOnce, features.length);
     const part = await session.run(
       'moments',
       {

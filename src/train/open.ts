@@ -170,7 +170,7 @@ export async function openTraining(
     const counts = noCounts();
     const reading = { workers: config.data.workers, verify: config.data.verifyCache, counts };
     const features = featureReader(model.encoder, store, reading);
-    let keepsTraining = true; // what is read before the first step, for statistics, comes again in the first steps
+    let keepsTraining = true; // what is read before the first step, for statistics or first weights, comes again in the first steps
     const samples = new Samples(
       sources,
       featureReader(model.encoder, store, { ...reading, keep: () => keepsTraining }),
