@@ -90,6 +90,14 @@ export async function openMiniGpt4(
   }
 }
 
+/** [C, D]: feature width and LLM width, which a projection of this model has. */
+export function projectionSizes({
+  encoder,
+  language,
+}: Pick<MiniGpt4, 'encoder' | 'language'>): readonly [C: number, D: number] {
+  return [encoder.featureShape[1], language.spec.llama.hiddenSize];
+}
+
 /**
  * Loads the frozen LLM alone, with the projection of a configuration before it.
  *

@@ -6,7 +6,6 @@
  * 180 at twice the rate the losses are equal and the gap is 1.2 against 1.0.
  */
 import {
-  add,
   broadcastTo,
   concat,
   flattenRows,
@@ -20,6 +19,7 @@ import {
 } from '../tensorflow/ops.js';
 import { Graph, only, type GraphTensor } from '../tensorflow/graph.js';
 import type { Session, TensorFlow, Values } from '../tensorflow/session.js';
+import { joined } from './language/batches.js';
 import {
   normalise,
   statisticsFeeds,
@@ -67,7 +67,7 @@ export async function regressedProjection(
   wantedRms: number,
   statistics?: FeatureStatistics,
 ): Promise<Projection> {
-  const [, C] = samples.featureShape;
+  const [Q, C] = samples.featureShape;
   const D = samples.targets[0]?.length ?? 0;
   if (options.kind !== 'linear' || D === 0)
     throw new Error(
@@ -76,12 +76,9 @@ export async function regressedProjection(
   const session = await tensorflow.load(regressionGraph([C, D], options));
   try {
     const moments = await momentsOf(session, samples, statistics);
-    const { rows, penalty } = penaltyOf(moments, samples.featureShape, samples.features.length);
-    const { solution, means, power } = await session.run('solve', { ...moments, penalty }, [
-      'solution',
-      'means',
-      'power',
-    ]);
+    const penalised = withPenalty(moments, C);
+    const { solution, means, power } = await session.run('solve', penalised, ['solution', 'means', 'power']);
+    const rows = samples.features.length * Q; // of X
     const mean = Float32Array.from(means.data, (sum) => sum / rows); // of the soft tokens, [D]
     const sharedPower = mean.reduce((sum, value) => sum + value * value, 0);
     const ownPower = (power.data[0] ?? 0) / rows - sharedPower; // of their distance from the mean one
@@ -147,9 +144,9 @@ function regressionGraph([C, D]: readonly [number, number], options: ProjectionO
   });
   const gram = graph.placeholder('gram', 'float32', [C + 1, C + 1]);
   const cross = graph.placeholder('cross', 'float32', [C + 1, D]);
-  const penalty = graph.placeholder('penalty', 'float32', [C + 1, C + 1]);
-  const solution = solve(add(gram, penalty), cross); // [C+1, D]
-  const moved = sub(cross, matMul(penalty, solution)); // gram · solution, by what was solved: [C+1, D]
+  const penalty = graph.placeholder('penalty', 'float32', [C + 1, 1]);
+  const solution = solve(gram, cross); // [C+1, D]; the gram holds the penalty
+  const moved = sub(cross, mul(penalty, solution)); // XᵀX · solution, by what was solved: [C+1, D]
   graph.entryPoint('solve', {
     inputs: { gram, cross, penalty },
     outputs: {
@@ -170,7 +167,7 @@ async function momentsOf(
   session: Session,
   { featureShape: [Q, C], features, targets }: RegressionSamples,
   statistics: FeatureStatistics | undefined,
-): Promise<Record<'gram' | 'cross', Values>> {
+): Promise<Record<'gram' | 'cross', Float32Array>> {
   const D = only(targets).length;
   const gram = new Float32Array((C + 1) ** 2);
   const cross = new Float32Array((C + 1) * D);
@@ -180,8 +177,8 @@ async function momentsOf(
     const part = await session.run(
       'moments',
       {
-        features: joined(features.slice(first, last), [Q, C]),
-        targets: joined(targets.slice(first, last), [D]),
+        features: { shape: [last - first, Q, C], data: joined(features.slice(first, last)) },
+        targets: { shape: [last - first, D], data: joined(targets.slice(first, last)) },
         ...statisticsFeeds(statistics, C),
       },
       ['gram', 'cross'],
@@ -189,23 +186,27 @@ async function momentsOf(
     addTo(gram, part.gram.data);
     addTo(cross, part.cross.data);
   }
-  return {
-    gram: { shape: [C + 1, C + 1], data: gram },
-    cross: { shape: [C + 1, D], data: cross },
-  };
+  return { gram, cross };
 }
 
-/** The ridge, relative to the channels' mean power so that it means the same for features of any scale; none on the bias. */
-function penaltyOf(
-  { gram }: Readonly<Record<'gram', Values>>,
-  [Q, C]: readonly [number, number],
-  images: number,
-): { rows: number; penalty: Values } {
+/**
+ * The moments with the ridge on the gram's diagonal, and the ridge itself: relative to the channels' mean power, so that it
+ * means the same for features of any scale; none on the bias.
+ */
+function withPenalty(
+  { gram, cross }: Readonly<Record<'gram' | 'cross', Float32Array>>,
+  C: number,
+): Record<'gram' | 'cross' | 'penalty', Values> {
   let power = 0;
-  for (let c = 0; c < C; c++) power += gram.data[c * (C + 2)] ?? 0;
-  const penalty = new Float32Array((C + 1) ** 2);
-  for (let c = 0; c < C; c++) penalty[c * (C + 2)] = (RIDGE * power) / C || 1; // features that are all 0 give weights 0
-  return { rows: images * Q, penalty: { shape: gram.shape, data: penalty } };
+  for (let c = 0; c < C; c++) power += gram[c * (C + 2)] ?? 0;
+  const ridge = Math.fround((RIDGE * power) / C || 1); // features that are all 0 give weights 0
+  const penalised = gram.slice();
+  for (let c = 0; c < C; c++) penalised[c * (C + 2)] = (gram[c * (C + 2)] ?? 0) + ridge;
+  return {
+    gram: { shape: [C + 1, C + 1], data: penalised },
+    cross: { shape: [C + 1, cross.length / (C + 1)], data: cross },
+    penalty: { shape: [C + 1, 1], data: new Float32Array(C + 1).fill(ridge, 0, C) },
+  };
 }
 
 /** From [C+1, D] to torch's [D, C] and [D]: the distances from the mean soft token enlarged, then everything scaled. */
@@ -221,13 +222,6 @@ function parametersOf(
     for (let d = 0; d < D; d++) weight[d * C + c] = factor * GAIN * (solution[c * D + d] ?? 0);
   const bias = solution.slice(C * D).map((value, d) => factor * (GAIN * value - (GAIN - 1) * (mean[d] ?? 0)));
   return { weight, bias };
-}
-
-function joined(parts: readonly Float32Array[], shape: readonly number[]): Values {
-  const size = shape.reduce((a, b) => a * b, 1);
-  const data = new Float32Array(parts.length * size);
-  parts.forEach((part, i) => data.set(part, i * size));
-  return { shape: [parts.length, ...shape], data };
 }
 
 function addTo(sums: Float32Array, values: ArrayLike<number>): void {

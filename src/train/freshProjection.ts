@@ -4,7 +4,7 @@ import type { BadSampleLedger } from '../data/ledger.js';
 import { randomAt } from '../data/order/keyed.js';
 import { Prompter } from '../model/conversation/prompt.js';
 import { endOf } from '../model/language/generate.js';
-import type { MiniGpt4 } from '../model/miniGpt4.js';
+import { projectionSizes, type MiniGpt4 } from '../model/miniGpt4.js';
 import { projectionOptions, type Projection } from '../model/projection.js';
 import { meanEmbeddings, regressedProjection } from '../model/projectionRegression.js';
 import { featureStatistics, initialProjection } from '../model/projectionStart.js';
@@ -34,7 +34,7 @@ export async function freshProjection(
   const { standardise, init, initialScale } = config.model.projection;
   const options = projectionOptions(config.model.projection);
   const { featureShape } = model.encoder;
-  const sizes = [featureShape[1], model.language.spec.llama.hiddenSize] as const;
+  const sizes = projectionSizes(model);
   const wanted = Math.min(
     FIRST_SAMPLES,
     Math.floor(MOST_FEATURE_BYTES / (4 * featureShape[0] * featureShape[1])),

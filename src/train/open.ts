@@ -2,7 +2,7 @@
 import type { Config } from '../config/schema.js';
 import type { FeatureStore } from '../data/features/featureStore.js';
 import { BadSampleLedger } from '../data/ledger.js';
-import { openMiniGpt4, type MiniGpt4 } from '../model/miniGpt4.js';
+import { openMiniGpt4, projectionSizes, type MiniGpt4 } from '../model/miniGpt4.js';
 import { isSound, parameterCount, type Projection } from '../model/projection.js';
 import { checkpointNames, projectionTensors } from '../model/projectionTensors.js';
 import { Prompter } from '../model/conversation/prompt.js';
@@ -199,7 +199,7 @@ function announce(config: Config, model: MiniGpt4, run: Run, note: (text: string
     ...encoder.session.graph.variables.values(),
     ...language.session.graph.variables.values(),
   ].reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
-  const [C, D] = [encoder.featureShape[1], language.spec.llama.hiddenSize];
+  const [C, D] = projectionSizes(model);
   const { kind } = config.model.projection;
   note(
     `frozen: vision encoder and language model, ${frozen.toLocaleString('en')} parameters in ${language.spec.precision}`,

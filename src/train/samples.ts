@@ -17,6 +17,7 @@ import { ShardSet, type ShardRow } from '../data/shards/shards.js';
 import { UserError } from '../errors.js';
 import type { MicroBatch } from '../model/language/languageModel.js';
 import type { Prompter } from '../model/conversation/prompt.js';
+import { joined } from '../model/language/batches.js';
 import { layOut, type Example } from '../model/language/sequence.js';
 import type { FeatureReader } from './features.js';
 
@@ -171,10 +172,8 @@ export function microBatch(
   samples: readonly Pick<Sample, 'features' | 'example'>[],
   [Q, C]: readonly [number, number],
 ): MicroBatch {
-  const data = new Float32Array(samples.length * Q * C);
-  samples.forEach(({ features }, b) => data.set(features, b * Q * C));
   return {
-    features: { shape: [samples.length, Q, C], data },
+    features: { shape: [samples.length, Q, C], data: joined(samples.map(({ features }) => features)) },
     sequence: layOut(
       samples.map(({ example }) => example),
       Q,

@@ -1,7 +1,7 @@
 /** Where a projection's weights come from when a run begins. */
 import type { Config } from '../config/schema.js';
 import type { BadSampleLedger } from '../data/ledger.js';
-import type { MiniGpt4 } from '../model/miniGpt4.js';
+import { projectionSizes, type MiniGpt4 } from '../model/miniGpt4.js';
 import { projectionOptions, type Projection } from '../model/projection.js';
 import { projectionFromTensors } from '../model/projectionTensors.js';
 import { findProjection, type Checkpoint } from './checkpoint.js';
@@ -95,9 +95,4 @@ export async function loadProjection(
 export interface LoadOptions {
   readonly note?: ((text: string) => void) | undefined;
   readonly parts?: readonly Part[];
-}
-
-/** [C, D]: feature width and LLM width. */
-export function projectionSizes({ encoder, language }: MiniGpt4): readonly [number, number] {
-  return [encoder.featureShape[1], language.spec.llama.hiddenSize];
 }

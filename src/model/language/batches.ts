@@ -1,4 +1,4 @@
-/** Which inputs are computed together. */
+/** Which inputs are computed together, and how they become one. */
 
 /** An input, and its place in the list that it comes from. */
 export interface Member<T> {
@@ -26,4 +26,15 @@ export function batchesOfOneKey<T>(
   return [...byKey.values()].flatMap((group) =>
     Array.from({ length: Math.ceil(group.length / size) }, (_, i) => group.slice(i * size, (i + 1) * size)),
   );
+}
+
+/** Arrays one after the other, in memory of their own. */
+export function joined(parts: readonly Float32Array[]): Float32Array {
+  const data = new Float32Array(parts.reduce((sum, { length }) => sum + length, 0));
+  let from = 0;
+  for (const part of parts) {
+    data.set(part, from);
+    from += part.length;
+  }
+  return data;
 }

@@ -1,5 +1,5 @@
 /** KV-cached generation: prefixes with images in, token ids out. */
-import { batchesOfOneKey } from './batches.js';
+import { batchesOfOneKey, joined } from './batches.js';
 import type { LanguageModel, MicroBatch, PrefixCache, Reading, Wanted } from './languageModel.js';
 import type { Projection } from '../projection.js';
 import { nextToken, type SamplingOptions } from './sampling.js';
@@ -186,14 +186,9 @@ export function prefixBatch(
   stem?: readonly number[],
 ): MicroBatch {
   checkImages(inputs, Q * C);
-  const data = new Float32Array(inputs.reduce((sum, { features }) => sum + features.length, 0));
-  let from = 0;
-  for (const { features } of inputs) {
-    data.set(features, from);
-    from += features.length;
-  }
   const examples = inputs.map(({ prefix }) => ({ prefix, target: [0] }));
   const sequence = layOut(examples, Q, stem);
+  const data = joined(inputs.map(({ features }) => features));
   return { features: { shape: [sequence.images, Q, C], data }, sequence };
 }
 
