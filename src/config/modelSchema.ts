@@ -112,6 +112,11 @@ export const Model = section(
       default: 0,
       description: 'threads of TensorFlow, 0 = all cores; the last bits of the result depend on it',
     }),
+    concurrency: count({
+      default: 1,
+      description:
+        'images, micro-batches of a step, or batches of an evaluation that are computed at the same time; no result depends on it. On a CPU two share the cores better than the threads of one op after another do; each holds activations of its own',
+    }),
     projection: Projection,
   },
   { default: {}, description: 'what the model is made of' },

@@ -2,7 +2,6 @@
 import type { Config } from '../config/schema.js';
 import { shownPlace } from '../data/bytes/remoteFile.js';
 import { cleanCaption } from '../data/captions.js';
-import { BadImage } from '../data/images/images.js';
 import type { ImageTextPair } from '../data/pairs.js';
 import { ShardSet } from '../data/shards/shards.js';
 import { UserError } from '../errors.js';
@@ -11,7 +10,8 @@ import type { LanguageModel } from '../model/language/languageModel.js';
 import type { Projection } from '../model/projection.js';
 import type { Prompter } from '../model/conversation/prompt.js';
 import type { Example } from '../model/language/sequence.js';
-import type { FeatureReader } from '../train/features.js';
+import { IMAGES_AHEAD, readableFeatures, type FeatureReader } from '../train/features.js';
+import { prefetch } from '../train/prefetch.js';
 import { microBatch } from '../train/samples.js';
 
 /** A held-out pair, read, encoded and tokenized. */
@@ -48,14 +48,17 @@ export async function readHeldOut(
   const rows = Math.min(shards.rows, heldOut.maxRows ?? Infinity);
   const questions = config.train.stage === 'finetune' ? config.prompt.questions : [];
   const items: HeldOutItem[] = [];
-  for (let row = 0; row < rows; row++) {
+  let done = 0;
+  const read = prefetch(0, rows, IMAGES_AHEAD, async (row) => {
     const pair = await shards.read(row);
     const caption = captions === 'clean' ? cleanCaption(pair.caption) : pair.caption;
-    const encoded = caption ? await readableFeatures(pair, features) : undefined;
+    return { pair, caption, encoded: caption ? await readableFeatures(features, pair) : undefined };
+  });
+  for await (const { pair, caption, encoded } of read) {
     const question = questions.length ? questions[items.length % questions.length] : undefined;
     if (encoded)
       items.push({ pair, caption, features: encoded, example: prompter.example(caption, question) });
-    onProgress?.(row + 1, rows);
+    onProgress?.(++done, rows);
   }
   shards.close();
   if (items.length < 2)
@@ -95,16 +98,4 @@ export async function tokenLosses(
     });
   }
   return losses;
-}
-
-async function readableFeatures(
-  pair: ImageTextPair,
-  features: FeatureReader,
-): Promise<Float32Array | undefined> {
-  try {
-    return await features(pair);
-  } catch (error) {
-    if (error instanceof BadImage) return undefined;
-    throw error;
-  }
 }

@@ -1,4 +1,5 @@
 /** Retrieval: every held-out caption scored under every held-out image by the frozen LLM that reads the projection. */
+import pLimit from 'p-limit';
 import type { LanguageModel, MicroBatch, PrefixCache } from '../model/language/languageModel.js';
 import { prefixBatch } from '../model/language/generate.js';
 import type { Projection } from '../model/projection.js';
@@ -54,21 +55,22 @@ export async function likelihoods(
   // The first token of every text follows the prefix itself; the others are one batch after its cache.
   const longer = texts.filter(({ length }) => length > 1);
   const batch = longer.length ? continuations(longer, shape) : undefined;
+  const limit = pLimit(model.concurrency);
   const table: Float32Array[] = [];
+  let done = 0;
   for (let from = 0; from < images.length; from += IMAGES_AT_ONCE) {
     const inputs = images.slice(from, from + IMAGES_AT_ONCE).map((features) => ({ features, prefix }));
     const { output, cache } = await model.prefill(projection, prefixBatch(inputs, shape), 'logits');
     const logits = output.data as Float32Array; // `logits` are float32
     const V = logits.length / inputs.length;
     try {
-      for (let row = 0; row < inputs.length; row++) {
+      const rows = await limit.map(inputs.keys(), async (row) => {
+        const losses = batch && (await lossesAfter(model, projection, batch, { cache, row }));
+        onProgress?.(++done);
         const first = logSoftmax(logits.subarray(row * V, (row + 1) * V));
-        const losses = batch
-          ? await lossesAfter(model, projection, batch, { cache, row })
-          : new Float32Array();
-        table.push(summed(texts, first, losses));
-        onProgress?.(table.length);
-      }
+        return summed(texts, first, losses ?? new Float32Array());
+      });
+      table.push(...rows);
     } finally {
       await model.release(cache);
     }

@@ -1,6 +1,7 @@
 /** `minigpt4 evaluate`: what a trained projection is worth on pairs it never saw. */
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import pLimit from 'p-limit';
 import type { Config } from '../config/schema.js';
 import { writeFileWhole } from '../files.js';
 import { openMiniGpt4, type MiniGpt4, type ModelFolders } from '../model/miniGpt4.js';
@@ -119,16 +120,13 @@ export async function measureGap({
 }: Pick<Setting, 'config' | 'model' | 'projection' | 'heldOut' | 'events'>): Promise<ImageGap> {
   const shape = model.encoder.featureShape;
   const pairings = [(item: number) => item, ...rotations(items.length)];
-  const losses: Float32Array[][] = [];
-  for (const [done, imageOf] of pairings.entries()) {
-    losses.push(
-      await tokenLosses(model.language, projection, items, imageOf, {
-        batchSize: config.evaluate.batchSize,
-        shape,
-      }),
-    );
-    events.progress?.('losses', done + 1, pairings.length);
-  }
+  const { batchSize } = config.evaluate;
+  let done = 0;
+  const losses = await pLimit(model.language.concurrency).map(pairings, async (imageOf) => {
+    const own = await tokenLosses(model.language, projection, items, imageOf, { batchSize, shape });
+    events.progress?.('losses', ++done, pairings.length);
+    return own;
+  });
   const [own = [], ...exchanged] = losses;
   const marks = items.map((item) =>
     contentTokens(

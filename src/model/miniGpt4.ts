@@ -55,7 +55,7 @@ export async function openMiniGpt4(
 ): Promise<MiniGpt4> {
   const tokenizer = await loadTokenizer(folders.llm);
   const vision = await openVision(config, folders);
-  const tensorflow = await TensorFlow.open({ threads: config.threads });
+  const tensorflow = await TensorFlow.open(config);
   try {
     const spec = { ...vision.spec, ...arithmeticOf(config, tensorflow) };
     const encoder = await Encoder.open(tensorflow, spec, vision.sources, (done) =>

@@ -3,8 +3,10 @@
  * `minigpt4 setup` made. Loaded in the worker thread (worker.ts) and in tests; nothing else touches it.
  */
 import { createRequire } from 'node:module';
+import { availableParallelism } from 'node:os';
 import { loadNative } from '../native.js';
 import { requireRuntime } from '../runtimeFolder.js';
+import type { Parallelism, RuntimeFacts } from './protocol.js';
 
 /** A tensor inside the binding: freed with `deleteTensor`. `dtype` is TensorFlow's DataType number. */
 export interface BindingTensor {
@@ -47,27 +49,20 @@ export interface Binding {
 }
 
 /** The binding and what it says of itself. */
-export interface Runtime {
+export interface Runtime extends RuntimeFacts {
   readonly binding: Binding;
-  /** TensorFlow's version, e.g. `2.21.0`. */
-  readonly version: string;
-  /** `CPU` or `GPU`: where TensorFlow places ops by default. */
-  readonly device: 'CPU' | 'GPU';
-  /** Whose products it computes with on a CPU; their last bits differ. */
-  readonly kernels: 'oneDNN' | 'Eigen';
 }
 
 /**
  * Loads TensorFlow into this thread (0.6–1 s).
  *
- * @param threads threads of one op; 0 = all cores. Fixed for the process: float32 sums depend on it
  * @throws UserError if set-up has not run
  */
-export function loadTensorFlow(threads = 0): Runtime {
+export function loadTensorFlow({ threads, concurrency }: Parallelism): Runtime {
   const runtime = requireRuntime();
   if (threads > 0) process.env['TF_NUM_INTRAOP_THREADS'] = String(threads);
-  // The graphs are chains of ops: a second inter-op thread only takes turns with the first (measured 1.4 × slower).
-  process.env['TF_NUM_INTEROP_THREADS'] ??= '1';
+  // A graph is a chain of ops: more inter-op threads than replicas only take turns (measured 1.4 × slower).
+  process.env['TF_NUM_INTEROP_THREADS'] ??= String(concurrency);
   // oneDNN's kernels, which TensorFlow leaves off where the CPU has no AVX-512: steps take 0.75 of the time (AVX2).
   process.env['TF_ENABLE_ONEDNN_OPTS'] ??= '1';
   process.env['TF_CPP_MIN_LOG_LEVEL'] ??= '3';
@@ -83,6 +78,7 @@ export function loadTensorFlow(threads = 0): Runtime {
       version: backend.binding.TF_Version,
       device: backend.isUsingGpuDevice ? 'GPU' : 'CPU',
       kernels: process.env['TF_ENABLE_ONEDNN_OPTS'] === '0' ? 'Eigen' : 'oneDNN',
+      threads: Number(process.env['TF_NUM_INTRAOP_THREADS']) || availableParallelism(),
     };
   } finally {
     native.muteStderr(false);

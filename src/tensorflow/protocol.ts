@@ -21,6 +21,12 @@ export interface Assignment {
   readonly tensor: HostTensor;
 }
 
+/** Values for an entry point's inputs, and what is wanted of it. Tensor names are those of the first replica. */
+export interface GraphRun {
+  readonly feeds: readonly (readonly [string, Values | KeptTensor])[];
+  readonly fetches: readonly { readonly name: string; readonly keep: boolean }[];
+}
+
 /** What the worker can be asked. Tensor names are TensorFlow's, `node:output`. */
 export type Request =
   | { readonly kind: 'load'; readonly folder: string }
@@ -28,8 +34,8 @@ export type Request =
   | {
       readonly kind: 'run';
       readonly session: number;
-      readonly feeds: readonly (readonly [string, Values | KeptTensor])[];
-      readonly fetches: readonly { readonly name: string; readonly keep: boolean }[];
+      /** Of one entry point with the same fetches, computed at the same time: at most as many as the graph has replicas. */
+      readonly runs: readonly GraphRun[];
     }
   | { readonly kind: 'release'; readonly tensors: readonly number[] }
   | {
@@ -50,12 +56,21 @@ export type Request =
 export interface Replies {
   load: number;
   assign: null;
-  run: (Values | KeptTensor)[];
+  /** By run, in the order of its fetches. */
+  run: (Values | KeptTensor)[][];
   release: null;
   fingerprint: string;
   unload: null;
   matMulRate: number;
   tensorCount: number;
+}
+
+/** How TensorFlow uses the cores. Fixed for the process by whoever loads it first. */
+export interface Parallelism {
+  /** Threads of one op; 0 = all cores. float32 sums depend on it. */
+  readonly threads: number;
+  /** Runs of one graph that are computed at the same time; their sums do not depend on it. */
+  readonly concurrency: number;
 }
 
 /** Facts about the runtime, sent once when TensorFlow is loaded. */
@@ -64,4 +79,6 @@ export interface RuntimeFacts {
   readonly device: 'CPU' | 'GPU';
   /** Whose products it computes with on a CPU; their last bits differ. */
   readonly kernels: 'oneDNN' | 'Eigen';
+  /** Threads of one op: they share out its sums. */
+  readonly threads: number;
 }

@@ -5,6 +5,7 @@
 import type { DType } from './dtypes.js';
 import type { Attribute, Graph, GraphNode, GraphTensor } from './graph.js';
 import { bytesField, floatField, varintField } from './protobuf.js';
+import { replicated } from './replicas.js';
 
 /** TensorFlow's DataType numbers. */
 export const TF_TYPE: Readonly<Record<DType | 'resource', number>> = {
@@ -22,10 +23,15 @@ export const TF_TYPE: Readonly<Record<DType | 'resource', number>> = {
 /** The tag under which the session loads the graph. */
 export const SERVING_TAG = 'serve';
 
-/** The bytes of `saved_model.pb`. The variables' values are not in it: the session assigns them. */
-export function encodeSavedModel(graph: Graph): Buffer {
+/**
+ * The bytes of `saved_model.pb`. The variables' values are not in it: the session assigns them.
+ *
+ * @param replicas copies of the computations (replicas.ts)
+ */
+export function encodeSavedModel(graph: Graph, replicas = 1): Buffer {
   const metaInfo = bytesField(1, bytesField(4, SERVING_TAG));
-  const graphDef = bytesField(2, Buffer.concat(graph.nodes.map((node) => bytesField(1, encodeNode(node)))));
+  const nodes = replicated(graph, replicas).map((node) => bytesField(1, encodeNode(node)));
+  const graphDef = bytesField(2, Buffer.concat(nodes));
   return Buffer.concat([varintField(1, 1), bytesField(2, Buffer.concat([metaInfo, graphDef]))]);
 }
 

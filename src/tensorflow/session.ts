@@ -9,8 +9,17 @@ import { SHARE_ENV, Worker } from 'node:worker_threads';
 import { requireRuntime } from '../runtimeFolder.js';
 import { formatShape, isName, type Shape } from './dims.js';
 import { BYTES_PER_ELEMENT, elementCount, type HostTensor } from './dtypes.js';
-import type { EntryPoint, Graph, GraphTensor, Variable } from './graph.js';
-import type { Assignment, KeptTensor, Replies, Request, RuntimeFacts, Values } from './protocol.js';
+import { only, type EntryPoint, type Graph, type GraphTensor, type Variable } from './graph.js';
+import type {
+  Assignment,
+  KeptTensor,
+  Parallelism,
+  Replies,
+  Request,
+  RuntimeFacts,
+  Values,
+} from './protocol.js';
+import { RequestQueue, type Answer } from './requestQueue.js';
 import { encodeSavedModel, tensorName } from './savedModel.js';
 
 export type { KeptTensor, Values } from './protocol.js';
@@ -21,46 +30,44 @@ export const WEIGHT_GROUP_BYTES = 2 ** 26;
 /** The thread that computes. Close it, or the process does not end. */
 export class TensorFlow {
   readonly #worker: Worker;
-  readonly #waiting = new Map<number, { resolve: (reply: never) => void; reject: (error: Error) => void }>();
-  #nextId = 0;
-  #ended: Error | undefined;
+  readonly #queue: RequestQueue;
 
   private constructor(
     worker: Worker,
     readonly facts: RuntimeFacts,
+    /** Runs of one entry point that are computed at the same time, if they are asked for at the same time. */
+    readonly concurrency: number,
   ) {
     this.#worker = worker;
-    worker.on('message', ({ id, reply, error }: { id: number; reply?: never; error?: string }) => {
-      const waiting = this.#waiting.get(id);
-      this.#waiting.delete(id);
-      if (error !== undefined) waiting?.reject(new Error(`tensorflow: ${error}`));
-      else waiting?.resolve(reply as never); // typed by `ask`, which made the request
-    });
-    worker.on('error', (error) => this.#fail(error));
-    worker.on('exit', () => this.#fail(new Error('tensorflow: the worker thread has ended')));
+    this.#queue = new RequestQueue((request, transfer) => worker.postMessage(request, transfer), concurrency);
+    worker.on('message', (answer: Answer) => this.#queue.answered(answer));
+    worker.on('error', (error) => this.#queue.end(error));
+    worker.on('exit', () => this.#queue.end(new Error('tensorflow: the worker thread has ended')));
   }
 
   /**
    * Starts the thread and loads TensorFlow in it.
    *
    * @param options.threads threads of one op; 0 = all cores
+   * @param options.concurrency runs that are computed at the same time, 1 if left out. Both are fixed for the process by
+   * whoever opens it first: later ones still compute the same, at the first one's speed
    * @throws UserError if set-up has not run
    */
-  static async open({ threads = 0 }: { threads?: number } = {}): Promise<TensorFlow> {
+  static async open({ threads = 0, concurrency = 1 }: Partial<Parallelism> = {}): Promise<TensorFlow> {
     requireRuntime();
-    const worker = startWorker(threads);
+    const worker = startWorker({ threads, concurrency });
     const facts = await new Promise<RuntimeFacts>((resolve, reject) => {
       worker.once('message', ({ ready }: { ready: RuntimeFacts }) => resolve(ready));
       worker.once('error', reject);
     });
-    return new TensorFlow(worker, facts);
+    return new TensorFlow(worker, facts, concurrency);
   }
 
   /** Loads a graph; its variables are empty until assigned. */
   async load(graph: Graph): Promise<Session> {
     const folder = await mkdtemp(join(tmpdir(), 'minigpt4-graph-'));
     try {
-      await writeFile(join(folder, 'saved_model.pb'), encodeSavedModel(graph));
+      await writeFile(join(folder, 'saved_model.pb'), encodeSavedModel(graph, this.concurrency));
       return new Session(this, await this.ask({ kind: 'load', folder }), graph);
     } finally {
       await rm(folder, { recursive: true, force: true });
@@ -77,28 +84,17 @@ export class TensorFlow {
     return this.ask({ kind: 'matMulRate', dtype, size });
   }
 
-  /** Sends one request to the worker; requests are answered in order. */
+  /** Sends one request to the worker; requests are answered in order, alike runs together. */
   ask<K extends Request['kind']>(
     request: Request & { kind: K },
-    transfer: ArrayBuffer[] = [],
+    transfer?: ArrayBuffer[],
   ): Promise<Replies[K]> {
-    return new Promise((resolve, reject) => {
-      if (this.#ended) throw this.#ended;
-      const id = this.#nextId++;
-      this.#waiting.set(id, { resolve, reject });
-      this.#worker.postMessage({ id, request }, transfer);
-    });
+    return this.#queue.ask<K>(request, transfer);
   }
 
   /** Ends the thread; what was still asked is rejected. */
   async close(): Promise<void> {
     await this.#worker.terminate();
-  }
-
-  #fail(error: Error): void {
-    this.#ended ??= error;
-    for (const { reject } of this.#waiting.values()) reject(error);
-    this.#waiting.clear();
   }
 }
 
@@ -164,7 +160,8 @@ export class Session {
         );
       return { name: tensorName(tensor), keep: i >= outputs.length };
     });
-    const results = await this.tensorflow.ask({ kind: 'run', session: this.id, feeds, fetches });
+    const runs = [{ feeds, fetches }];
+    const results = only(await this.tensorflow.ask({ kind: 'run', session: this.id, runs }));
     const pick = (names: readonly string[], from: number): [string, Values | KeptTensor | undefined][] =>
       names.map((name, i) => [name, results[from + i]]);
     return {
@@ -281,16 +278,16 @@ function fits(shape: Shape, value: Values | KeptTensor, sizes: Map<string, numbe
 }
 
 /** Tests and development run the TypeScript sources, for which the thread first registers tsx. */
-function startWorker(threads: number): Worker {
+function startWorker(workerData: Parallelism): Worker {
   const built = new URL('./worker.js', import.meta.url);
-  if (!import.meta.url.endsWith('.ts')) return new Worker(built, { workerData: { threads }, env: SHARE_ENV });
+  if (!import.meta.url.endsWith('.ts')) return new Worker(built, { workerData, env: SHARE_ENV });
   const source = JSON.stringify(new URL('./worker.ts', import.meta.url).href);
   return new Worker(
     `import('tsx/esm/api').then(({ register }) => { register(); return import(${source}); });`,
     {
       eval: true,
       env: SHARE_ENV, // TensorFlow reads its settings from the process's environment
-      workerData: { threads },
+      workerData,
     },
   );
 }

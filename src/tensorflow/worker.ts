@@ -6,21 +6,31 @@ import { createHash } from 'node:crypto';
 import { parentPort, workerData } from 'node:worker_threads';
 import { loadTensorFlow, type Binding, type BindingTensor } from './binding.js';
 import { BYTES_PER_ELEMENT, type DType, type HostTensor } from './dtypes.js';
-import type { Assignment, KeptTensor, Replies, Request, RuntimeFacts, Values } from './protocol.js';
+import type {
+  Assignment,
+  GraphRun,
+  KeptTensor,
+  Parallelism,
+  Replies,
+  Request,
+  RuntimeFacts,
+  Values,
+} from './protocol.js';
+import { replicaName } from './replicas.js';
+import type { Answer } from './requestQueue.js';
 import { SERVING_TAG, TF_TYPE } from './savedModel.js';
 
 const port = parentPort;
 if (!port) throw new Error('worker: must run as a worker thread');
 
-const { threads } = workerData as { threads: number }; // set by TensorFlow.open
-const { binding, version, device, kernels } = loadTensorFlow(threads);
-port.postMessage({ ready: { version, device, kernels } satisfies RuntimeFacts });
-port.on('message', ({ id, request }: { id: number; request: Request }) => {
+const { binding, ...facts } = loadTensorFlow(workerData as Parallelism); // set by TensorFlow.open
+port.postMessage({ ready: facts satisfies RuntimeFacts });
+port.on('message', (request: Request) => {
   try {
     const reply = answer(request);
-    port.postMessage({ id, reply }, transferable(reply));
+    port.postMessage({ reply } satisfies Answer, transferable(reply));
   } catch (error) {
-    port.postMessage({ id, error: error instanceof Error ? error.message : String(error) });
+    port.postMessage({ error: error instanceof Error ? error.message : String(error) } satisfies Answer);
   }
 });
 
@@ -31,7 +41,7 @@ function answer(request: Request): Replies[Request['kind']] {
     case 'assign':
       return assign(request.session, request.weights);
     case 'run':
-      return run(request.session, request.feeds, request.fetches);
+      return run(request.session, request.runs);
     case 'release':
       request.tensors.forEach((tensor) => binding.deleteTensor(tensor));
       return null;
@@ -79,39 +89,39 @@ function cast(tensor: number, from: DType, to: DType): number {
   return op('Cast', types, [tensor]).id;
 }
 
-function run(
-  session: number,
-  feeds: readonly (readonly [string, Values | KeptTensor])[],
-  fetches: readonly { readonly name: string; readonly keep: boolean }[],
-): (Values | KeptTensor)[] {
+/** One call to TensorFlow: each run has a replica of the graph. */
+function run(session: number, runs: readonly GraphRun[]): (Values | KeptTensor)[][] {
   return scoped((own) => {
-    const inputs = feeds.map(([, feed]) =>
-      'kept' in feed
-        ? feed.kept
-        : own(
-            binding.createTensor(
-              feed.shape,
-              feed.data instanceof Float32Array ? TF_TYPE.float32 : TF_TYPE.int32,
-              feed.data,
-            ),
-          ),
+    const feeds = runs.flatMap((one, i) =>
+      one.feeds.map(([name, feed]) => [replicaName(name, i), fed(feed, own)] as const),
     );
-    const inputNames = feeds.map(([name]) => name).join(',');
+    const fetches = runs.flatMap((one, i) =>
+      one.fetches.map(({ name, keep }) => ({ name: replicaName(name, i), keep })),
+    );
     const outputs = binding.runSavedModel(
       session,
-      inputs,
-      inputNames,
+      feeds.map(([, tensor]) => tensor),
+      feeds.map(([name]) => name).join(','),
       fetches.map(({ name }) => name).join(','),
     );
     const kept = (i: number): boolean => fetches[i]?.keep ?? false;
     outputs.forEach((output, i) => kept(i) || own(output.id));
     try {
-      return outputs.map((output, i) => (kept(i) ? { kept: output.id, shape: output.shape } : read(output)));
+      const results = outputs.map((output, i) =>
+        kept(i) ? { kept: output.id, shape: output.shape } : read(output),
+      );
+      return runs.map((one) => results.splice(0, one.fetches.length));
     } catch (error) {
       outputs.forEach((output, i) => kept(i) && own(output.id)); // nobody learns of them
       throw error;
     }
   });
+}
+
+function fed(feed: Values | KeptTensor, own: (id: number) => number): number {
+  if ('kept' in feed) return feed.kept;
+  const type = feed.data instanceof Float32Array ? TF_TYPE.float32 : TF_TYPE.int32;
+  return own(binding.createTensor(feed.shape, type, feed.data));
 }
 
 function read(output: BindingTensor): Values {
@@ -190,7 +200,9 @@ function only<T>(list: readonly T[]): T {
 
 function transferable(reply: Replies[Request['kind']]): ArrayBuffer[] {
   if (!Array.isArray(reply)) return [];
-  return reply.flatMap((value) =>
-    'data' in value && value.data.buffer instanceof ArrayBuffer ? [value.data.buffer] : [],
-  );
+  return reply
+    .flat()
+    .flatMap((value) =>
+      'data' in value && value.data.buffer instanceof ArrayBuffer ? [value.data.buffer] : [],
+    );
 }

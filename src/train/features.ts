@@ -1,6 +1,5 @@
 /** The encoder's features as training and evaluation share them: the cache beside the runs, and the mean image. */
 import { createHash } from 'node:crypto';
-import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
 import pLimit from 'p-limit';
 import sharp from 'sharp';
@@ -17,9 +16,12 @@ import type { MiniGpt4, PartHashes } from '../model/miniGpt4.js';
 import type { Encoder, EncoderSpec } from '../model/vision/encoder.js';
 import type { RuntimeFacts } from '../tensorflow/protocol.js';
 import { cpuKind } from './checkpointState.js';
+import { prefetch } from './prefetch.js';
 
 /** Raised whenever our own code, from an image's bytes to its features, gives other bits than before: old features are then left alone. */
 export const ENCODING_VERSION = 2;
+/** Images under way at once where many are wanted: some are decoded while others are encoded. */
+export const IMAGES_AHEAD = 8;
 /** Training images that the mean image is taken over. */
 const BLANK_SAMPLES = 256;
 
@@ -57,12 +59,10 @@ export interface FeatureKeyParts {
   readonly spec: EncoderSpec;
   /** SHA-256 of the weights. */
   readonly weights: Pick<PartHashes, 'encoder' | 'qformer'>;
-  /** TensorFlow's version, device and kernels. */
+  /** TensorFlow's version, device, kernels and threads. */
   readonly tensorflow: RuntimeFacts;
   /** CPU model: TensorFlow and oneDNN choose their kernels and their blocks by it. */
   readonly cpu: string;
-  /** Threads of one op: they share out its sums. */
-  readonly threads: number;
   /** Version of what decodes images. */
   readonly decoder: string;
   /** `ENCODING_VERSION` */
@@ -76,7 +76,7 @@ export interface FeatureKeyParts {
  * @returns undefined if it is off
  */
 export async function openStore(
-  { data, run, model: { threads } }: Config,
+  { data, run }: Config,
   model: MiniGpt4,
   note?: (text: string) => void,
 ): Promise<FeatureStore | undefined> {
@@ -87,7 +87,6 @@ export async function openStore(
       weights: model.hashes,
       tensorflow: model.tensorflow.facts,
       cpu: cpuKind(),
-      threads: threads || Number(process.env['TF_NUM_INTRAOP_THREADS']) || availableParallelism(),
       decoder: sharp.versions.vips,
       code: ENCODING_VERSION,
     }),
@@ -98,10 +97,11 @@ export async function openStore(
 }
 
 /** Hash of all that decides a feature besides the image's bytes; names the cache's files. @returns 24 hex digits */
-export function featureKey({ spec, weights, tensorflow, ...rest }: FeatureKeyParts): string {
+export function featureKey({ spec, weights, tensorflow, cpu, decoder, code }: FeatureKeyParts): string {
   const { encoder, qformer } = weights; // the hashes of other parts of the model decide nothing here
-  const { version, device, kernels } = tensorflow;
-  const parts = { spec, weights: { encoder, qformer }, tensorflow: { version, device, kernels }, ...rest };
+  const { version, device, kernels, threads } = tensorflow;
+  const facts = { tensorflow: { version, device, kernels }, cpu, threads, decoder, code };
+  const parts = { spec, weights: { encoder, qformer }, ...facts };
   return createHash('sha256').update(JSON.stringify(parts)).digest('hex').slice(0, 24);
 }
 
@@ -189,13 +189,16 @@ export async function blankImage({ data, run }: Config, features: FeatureReader)
   const [first] = data.train;
   if (!first) throw new Error('features: a configuration has at least one training set');
   const shards = await ShardSet.open(first.shards);
-  let count = 0;
+  let read = 0;
   let sum: Float64Array | undefined;
   try {
-    for (let position = 0; position < Math.min(shards.rows, BLANK_SAMPLES); position++) {
-      const one = await readable(features, await shards.read(sampleAt(run.seed, position, shards.rows)));
+    const count = Math.min(shards.rows, BLANK_SAMPLES);
+    const images = prefetch(0, count, IMAGES_AHEAD, async (position) =>
+      readableFeatures(features, await shards.read(sampleAt(run.seed, position, shards.rows))),
+    );
+    for await (const one of images) {
       if (!one) continue;
-      count += 1;
+      read += 1;
       sum ??= new Float64Array(one.length);
       for (const [i, value] of one.entries()) sum[i] = (sum[i] ?? 0) + value;
     }
@@ -203,10 +206,14 @@ export async function blankImage({ data, run }: Config, features: FeatureReader)
     shards.close();
   }
   if (!sum) throw new UserError(`evaluate: ${shownPlace(first.shards)} must hold readable images, got none`);
-  return Float32Array.from(sum, (total) => total / count);
+  return Float32Array.from(sum, (total) => total / read);
 }
 
-async function readable(features: FeatureReader, pair: ImageTextPair): Promise<Float32Array | undefined> {
+/** Features of a pair; undefined where its image cannot be read. */
+export async function readableFeatures(
+  features: FeatureReader,
+  pair: ImageTextPair,
+): Promise<Float32Array | undefined> {
   try {
     return await features(pair);
   } catch (error) {

@@ -8,6 +8,7 @@ import { projectionSizes, type MiniGpt4 } from '../model/miniGpt4.js';
 import { projectionOptions, type Projection } from '../model/projection.js';
 import { meanEmbeddings, regressedProjection } from '../model/projectionRegression.js';
 import { featureStatistics, initialProjection } from '../model/projectionStart.js';
+import { IMAGES_AHEAD } from './features.js';
 import { prefetch } from './prefetch.js';
 import type { Samples } from './samples.js';
 
@@ -15,8 +16,6 @@ import type { Samples } from './samples.js';
 const FIRST_SAMPLES = 2048;
 /** Their features lie in memory together: where they are large, the samples are fewer. */
 const MOST_FEATURE_BYTES = 2 ** 30;
-/** Samples under way at once, so that decoding goes on while the encoder computes. */
-const DECODED_AHEAD = 8;
 
 /**
  * First weights as `model.projection.init` says, and the statistics of the features where they are standardised.
@@ -71,7 +70,7 @@ async function firstSamples(
   const count = Math.min(samples.rows, wanted);
   const first: FirstSample[] = [];
   let bad = 0;
-  for await (const sample of prefetch(0, count, DECODED_AHEAD, (position) => samples.at(position, 0))) {
+  for await (const sample of prefetch(0, count, IMAGES_AHEAD, (position) => samples.at(position, 0))) {
     first.push({ features: sample.features, target: sample.example.target });
     if (sample.isReplacement) bad += 1;
     ledger.requireFew(bad, first.length, 0);

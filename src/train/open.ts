@@ -221,7 +221,7 @@ function checkpointState(config: Config, model: MiniGpt4): CheckpointState {
     versions: { node: process.versions.node, package: packageVersion, tensorflow: tensorflow.facts.version },
     cpu: cpuKind(),
     precision: language.spec.precision,
-    threads: config.model.threads,
+    threads: tensorflow.facts.threads,
     parts: identityOf(config, model),
   };
 }

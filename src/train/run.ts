@@ -50,6 +50,7 @@ const MAY_CHANGE = [
   'data.featureCacheGB',
   'data.verifyCache',
   'model.threads',
+  'model.concurrency',
   'model.identity',
   'train.steps',
   'train.preflight',

@@ -1,5 +1,5 @@
 /** One optimizer step: its micro-batches read ahead, their gradients summed in order, the weights moved or guarded. */
-import type { MicroBatch } from '../model/language/languageModel.js';
+import type { MicroBatch, UnitGradients } from '../model/language/languageModel.js';
 import { isSound, type Projection } from '../model/projection.js';
 import { checkpointNames } from '../model/projectionTensors.js';
 import { clipGradNorm } from './adamw.js';
@@ -45,7 +45,7 @@ export function readAhead(training: Training): AsyncGenerator<Unit, void> {
 }
 
 /**
- * Computes the step's units one after the other, so that their sum has one order.
+ * Computes the step's units, as many at a time as the model does; their sum has one order all the same.
  *
  * @throws UserError when too many samples up to this step were bad
  */
@@ -55,17 +55,30 @@ export async function stepGradients(
   clock: StepClock,
 ): Promise<StepGradients> {
   const { batchSize, microBatchSize } = config.train;
-  const computed = [];
-  const samples = [];
-  for (let unit = 0; unit < batchSize / microBatchSize; unit++) {
-    const next = await clock.waitingForData(batches.next());
-    if (next.done) throw new Error('train: the data ended before the steps did');
-    computed.push(await model.language.lossAndGradients(projection, next.value.batch));
-    samples.push(...next.value.samples);
+  const { language } = model;
+  const units = batchSize / microBatchSize;
+  const computed: UnitGradients[] = [];
+  const samples: Sample[] = [];
+  while (computed.length < units) {
+    const count = Math.min(language.concurrency, units - computed.length);
+    const next = await clock.waitingForData(taken(batches, count));
+    const gradients = next.map(({ batch }) => language.lossAndGradients(projection, batch));
+    computed.push(...(await Promise.all(gradients)));
+    samples.push(...next.flatMap((unit) => unit.samples));
   }
   const replaced = samples.filter(({ isReplacement }) => isReplacement).length;
   ledger.requireFew(before + replaced, (step + 1) * batchSize, step + 1);
   return { ...meanGradients(computed), samples, replaced };
+}
+
+async function taken(units: AsyncGenerator<Unit, void>, count: number): Promise<Unit[]> {
+  const next: Unit[] = [];
+  while (next.length < count) {
+    const { value, done } = await units.next();
+    if (done) throw new Error('train: the data ended before the steps did');
+    next.push(value);
+  }
+  return next;
 }
 
 /** Moves the weights, unless the guard forbids it: then the batch is written to the ledger. The step counts either way. */

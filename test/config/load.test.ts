@@ -42,6 +42,7 @@ describe('a configuration file', () => {
       precision: 'auto',
       identity: 'strict',
       threads: 0,
+      concurrency: 1,
       projection: { kind: 'linear', standardise: false, layerNorm: false, init: 'torch', initialScale: 1 },
     });
     expect(config.data).toEqual({

@@ -76,9 +76,10 @@ describe('a run that is killed', () => {
     expect(readdirSync(join(folder, 'checkpoints')).filter((entry) => entry.startsWith('.'))).toEqual([]);
   }, 300_000);
 
-  it('gives the same projection with the feature cache off, another prefetch and other workers', async () => {
+  it('gives the same projection with the feature cache off, another prefetch, other workers and two micro-batches at a time', async () => {
     const folder = join(root, 'runs', 'uncached');
-    const set = [`run.folder=${folder}`, 'data.featureCache=false', 'data.prefetch=1', 'data.workers=1'];
+    const other = ['data.featureCache=false', 'data.prefetch=1', 'data.workers=1', 'model.concurrency=2'];
+    const set = [`run.folder=${folder}`, ...other];
     await run('node', [...command('pretrain'), ...set.flatMap((value) => ['--set', value])]);
     const file = join(LAST, 'projection.safetensors');
     expect(sha256(join(folder, file))).toBe(sha256(join(root, 'runs', 'stage1', file)));

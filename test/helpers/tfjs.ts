@@ -54,7 +54,7 @@ export interface Tfjs {
 
 /** Loads tfjs; its banner on stderr is muted. */
 export function loadTfjs(): Tfjs {
-  loadTensorFlow();
+  loadTensorFlow({ threads: 0, concurrency: 1 });
   const native = loadNative();
   native.muteStderr(true);
   try {

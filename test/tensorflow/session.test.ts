@@ -320,7 +320,7 @@ describe('closing', () => {
   });
 
   it('a closed thread rejects what is asked of it, then and later', async () => {
-    const other = await TensorFlow.open({ threads: 1 });
+    const other = await TensorFlow.open();
     expect(other.facts).toEqual(tensorflow.facts);
     const loading = other.load(sessionGraph()).then(
       () => 'loaded',

@@ -22,9 +22,8 @@ import { tinyPicture } from '../helpers/tinyFolders.js';
 const PARTS: FeatureKeyParts = {
   spec: { vit: TINY_VIT, depth: 2, tokens: { kind: 'grid', grid: 2, cls: true }, precision: 'float32' },
   weights: { encoder: 'a'.repeat(64), qformer: 'b'.repeat(64) },
-  tensorflow: { version: '2.21.0', device: 'CPU', kernels: 'oneDNN' },
+  tensorflow: { version: '2.21.0', device: 'CPU', kernels: 'oneDNN', threads: 2 },
   cpu: 'A CPU',
-  threads: 2,
   decoder: '8.17',
   code: 1,
 };
@@ -55,7 +54,7 @@ describe('featureKey', () => {
       { tensorflow: { ...tensorflow, device: 'GPU' } },
       { tensorflow: { ...tensorflow, kernels: 'Eigen' } },
       { cpu: 'Another CPU' },
-      { threads: 3 },
+      { tensorflow: { ...tensorflow, threads: 3 } },
       { decoder: '8.18' },
       { code: 2 },
     ];

@@ -68,13 +68,8 @@ export async function generate(
   let done = 0;
   const lengthOf = ({ prefix }: GenerationInput): number => prefixLength(prefix, shape[0]);
   for (const members of batchesOfOneKey(inputs, lengthOf, batchSize)) {
-    const texts = await generateBatch(
-      model,
-      projection,
-      members.map(({ item }) => item),
-      shape,
-      options,
-    );
+    const batch = members.map(({ item }) => item);
+    const texts = await generateBatch(model, projection, batch, shape, options);
     members.forEach(({ index }, row) => (results[index] = texts[row] ?? asGenerated([], options)));
     done += members.length;
     options.onProgress?.(done);

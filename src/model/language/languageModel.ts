@@ -75,6 +75,11 @@ export class LanguageModel {
     return new LanguageModel(session, spec);
   }
 
+  /** Runs that are computed at the same time, if they are asked for at the same time. */
+  get concurrency(): number {
+    return this.session.tensorflow.concurrency;
+  }
+
   /** Loss sum of a micro-batch and its gradient with respect to the projection. */
   async lossAndGradients(projection: Projection, batch: MicroBatch): Promise<UnitGradients> {
     const inputs = feeds(projection, batch, await this.#stem(batch));
