@@ -6,7 +6,7 @@ import type { GraphRun, Replies, Request } from './protocol.js';
 
 type RunRequest = Request & { readonly kind: 'run' };
 
-/** A request with the promise of its reply. */
+/** A request with the promise of its reply. Until it is sent its inputs must stay as they are. */
 interface Waiting {
   readonly request: Request;
   readonly transfer: ArrayBuffer[];
