@@ -3,11 +3,15 @@
  * it appears with its content at once, so that nobody reads half of it.
  */
 import { constants, readFileSync } from 'node:fs';
-import { copyFile, link, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { copyFile, link, readFile, rm, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
+import { setTimeout } from 'node:timers/promises';
 
 import { UserError } from './errors.js';
 import { fileError, hasCode, temporaryName } from './files.js';
+
+/** What taking a dead lock away takes, and more. */
+const TURN_MS = 10;
 
 /** A held lock. */
 export interface Lock {
@@ -95,17 +99,22 @@ async function removeIfDead(file: string, { subject, advice }: LockWords): Promi
   await takeAway(file, text);
 }
 
-/** Removes the dead lock that was read, and not one that somebody has put there since. */
+/**
+ * Removes the dead lock that was read. Under a lock of its own: whoever else has read it must not remove the one that comes
+ * after it. Where another process is at it, waits a moment.
+ */
 async function takeAway(file: string, text: string): Promise<void> {
-  const aside = temporaryName(file);
+  const words = { subject: 'taking over a lock', advice: 'wait for it' };
+  const turn = await takeLock(`${file}.takeover`, words).catch((error: unknown) => {
+    if (error instanceof UserError) return undefined;
+    throw error;
+  });
+  if (!turn) return setTimeout(TURN_MS);
   try {
-    await rename(file, aside);
-  } catch (error) {
-    if (hasCode(error, 'ENOENT')) return;
-    throw fileError(file, error);
+    if ((await read(file)) === text) await rm(file, { force: true });
+  } finally {
+    await turn.release();
   }
-  if ((await read(aside)) !== text) await linkOrCopy(aside, file); // put the live one back
-  await rm(aside, { force: true });
 }
 
 async function releaseLock(file: string, text: string): Promise<void> {
