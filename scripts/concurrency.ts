@@ -3,7 +3,7 @@
  * Run: npx tsx scripts/concurrency.ts [ROUNDS]
  *
  * Concurrency is fixed for a process, so each measurement is a process of its own; one with 1 and one with 2 take turns,
- * ROUNDS times (3 if left out), and the medians count. Random features and tokens: only times are of interest.
+ * ROUNDS times (3 if left out, two minutes each), and the medians count. Random features and tokens: only times are of interest.
  */
 import { spawnSync } from 'node:child_process';
 import { cpus } from 'node:os';
@@ -17,9 +17,15 @@ import { modelFolder } from '../src/setup/models.js';
 import { microBatch } from '../src/train/samples.js';
 
 const CONFIG = 'configs/quickstart/stage1.yaml';
-const REPEATS = 8;
-const IMAGES = 32;
 const TEXTS = 91;
+
+/** Something to time: `work` does `items` of it. */
+interface Way {
+  readonly name: string;
+  readonly items: number;
+  readonly repeats: number;
+  readonly work: () => Promise<unknown>;
+}
 
 const [first = '3', concurrency] = process.argv.slice(2);
 if (first === '--one') await measureAll(Number(concurrency));
@@ -49,34 +55,44 @@ function timesOf(count: number): Record<string, number> {
 
 async function measureAll(count: number): Promise<void> {
   const config = await loadConfig(CONFIG, { set: [`model.concurrency=${count}`] });
-  const [encoder, llm] = await Promise.all(['vit-s14-focus', 'smollm2-135m-instruct'].map(modelFolder));
+  const [encoder, llm] = await Promise.all(
+    ['vit-s14-focus', 'smollm2-135m-instruct'].map((name) => modelFolder(name)),
+  );
   const model = await openMiniGpt4(config.model, { encoder: encoder ?? '', llm: llm ?? '' });
   const options = projectionOptions(config.model.projection);
   const [C] = projectionSizes(model);
   const statistics = { mean: new Float32Array(C), std: new Float32Array(C).fill(1) };
   const start = { kind: 'torch' } as const;
   const projection = initialProjection(projectionSizes(model), options, start, Math.random, statistics);
-  const ways = {
-    'image of 224 pixels, encoded': () => encodeAll(model, IMAGES / REPEATS),
-    'step of two micro-batches of four captions': () => step(model, projection, 2),
-    [`image read with ${TEXTS} captions`]: () => retrieve(model, projection, 8),
-  };
-  const items = [IMAGES / REPEATS, 1, 8];
-  const times: [string, number][] = [];
-  for (const [i, [name, work]] of Object.entries(ways).entries())
-    times.push([name, (await timed(work)) / (items[i] ?? 1)]);
-  console.log(JSON.stringify(Object.fromEntries(times)));
+  const ways: readonly Way[] = [
+    { name: 'image of 224 pixels, encoded', items: 4, repeats: 8, work: () => encodeAll(model, 4) },
+    {
+      name: 'step of two micro-batches of four captions',
+      items: 1,
+      repeats: 8,
+      work: () => step(model, projection, 2),
+    },
+    {
+      name: `image read with ${TEXTS} captions`,
+      items: 4,
+      repeats: 3,
+      work: () => retrieve(model, projection, 4),
+    },
+  ];
+  const times: Record<string, number> = {};
+  for (const way of ways) times[way.name] = await timed(way);
+  console.log(JSON.stringify(times));
   await model.close();
 }
 
-/** Median ms of `REPEATS` times, after one that TensorFlow prepares its graph in. */
-async function timed(work: () => Promise<unknown>): Promise<number> {
+/** Median ms of one item, after a time that TensorFlow prepares its graph in. */
+async function timed({ items, repeats, work }: Way): Promise<number> {
   await work();
   const times: number[] = [];
-  for (let i = 0; i < REPEATS; i++) {
+  for (let i = 0; i < repeats; i++) {
     const start = performance.now();
     await work();
-    times.push(performance.now() - start);
+    times.push((performance.now() - start) / items);
   }
   return median(times);
 }

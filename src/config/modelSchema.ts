@@ -115,7 +115,7 @@ export const Model = section(
     concurrency: count({
       default: 1,
       description:
-        'images, micro-batches of a step, or batches of an evaluation that are computed at the same time; no result depends on it. On a CPU two share the cores better than the threads of one op after another do; each holds activations of its own',
+        'images, micro-batches of a step, or batches of an evaluation that are computed at the same time; no result depends on it. On a CPU two share the cores better than the threads of one op after another do; each holds activations of its own (and bfloat16 weights that it has widened)',
     }),
     projection: Projection,
   },

@@ -64,14 +64,15 @@ export async function likelihoods(
     const logits = output.data as Float32Array; // `logits` are float32
     const V = logits.length / inputs.length;
     try {
-      const rows = await limit.map(inputs.keys(), async (row) => {
+      const rows = limit.map(inputs.keys(), async (row) => {
         const losses = batch && (await lossesAfter(model, projection, batch, { cache, row }));
         onProgress?.(++done);
         const first = logSoftmax(logits.subarray(row * V, (row + 1) * V));
         return summed(texts, first, losses ?? new Float32Array());
       });
-      table.push(...rows);
+      table.push(...(await rows));
     } finally {
+      limit.clearQueue(); // after an error: nothing more begins on the cache
       await model.release(cache);
     }
   }

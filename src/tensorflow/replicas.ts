@@ -10,24 +10,22 @@ export function replicaName(name: string, replica: number): string {
 }
 
 /**
- * The graph's nodes with all that depends on an entry point's inputs as many times as said. Variables and what is made of
- * them alone stay single: the copies share the weights.
+ * The graph's nodes with all that depends on an entry point's inputs as many times as said, and its outputs. Variables and
+ * what is made of them alone stay single: the copies share the weights. (Weights that are widened for each product wait for
+ * the step's own values, so each copy widens them for itself.)
  *
  * @param replicas copies, from 1
  */
 export function replicated(graph: Graph, replicas: number): GraphNode[] {
-  const fed = nodesAfterInputs(graph);
-  const copies = Array.from({ length: replicas - 1 }, (_, i) => copyOf(fed, i + 1));
+  const nodes = nodesOfRuns(graph);
+  const copies = Array.from({ length: replicas - 1 }, (_, i) => copyOf(nodes, i + 1));
   return [...graph.nodes, ...copies.flat()];
 }
 
-/** The nodes that exist once for each run: inputs, outputs, and all that comes after them. */
-function nodesAfterInputs(graph: Graph): GraphNode[] {
-  const ends = [...graph.entryPoints.values()].flatMap(({ inputs, outputs }) => [
-    ...Object.values(inputs),
-    ...Object.values(outputs),
-  ]);
-  const fed = new Set(ends.map(({ node }) => node));
+/** The nodes that exist once for each run: inputs, all that comes after them, and outputs. */
+function nodesOfRuns(graph: Graph): GraphNode[] {
+  const points = [...graph.entryPoints.values()];
+  const fed = new Set(points.flatMap(({ inputs }) => Object.values(inputs)).map(({ node }) => node));
   const names = new Set([...fed].map(({ name }) => name));
   for (const node of graph.nodes) {
     if (!node.inputs.some((input) => fed.has(input.node)) && !node.control.some((name) => names.has(name)))
@@ -35,7 +33,8 @@ function nodesAfterInputs(graph: Graph): GraphNode[] {
     fed.add(node);
     names.add(node.name);
   }
-  return graph.nodes.filter((node) => fed.has(node));
+  const fetched = new Set(points.flatMap(({ outputs }) => Object.values(outputs)).map(({ node }) => node));
+  return graph.nodes.filter((node) => fed.has(node) || fetched.has(node));
 }
 
 function copyOf(nodes: readonly GraphNode[], replica: number): GraphNode[] {

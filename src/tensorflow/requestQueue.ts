@@ -54,7 +54,9 @@ export class RequestQueue {
     const asked = this.#current;
     this.#current = [];
     this.#dispatchSoon();
-    if (error !== undefined) for (const { reject } of asked) reject(new Error(`tensorflow: ${error}`));
+    const advice = asked.length > 1 ? ` (in ${asked.length} runs at a time: model.concurrency)` : '';
+    if (error !== undefined)
+      for (const { reject } of asked) reject(new Error(`tensorflow: ${error}${advice}`));
     else if (asked[0]?.request.kind === 'run')
       resolveRuns(asked, reply as Replies['run']); // as asked
     else asked[0]?.resolve(reply as never); // typed by `ask`, which made the request
@@ -85,7 +87,11 @@ export class RequestQueue {
     if (!first) return;
     const runs = this.#current.flatMap(({ request }) => (request.kind === 'run' ? request.runs : []));
     const request = first.request.kind === 'run' ? { ...first.request, runs } : first.request;
-    this.post(request, first.transfer);
+    try {
+      this.post(request, first.transfer);
+    } catch (error) {
+      this.answered({ error: `a request could not be sent: ${String(error)}` }); // its bytes were given away before
+    }
   }
 }
 

@@ -27,6 +27,9 @@ export type { KeptTensor, Values } from './protocol.js';
 /** Weights that are moved in or out by one run: few runs, and little memory beside the weights themselves. */
 export const WEIGHT_GROUP_BYTES = 2 ** 26;
 
+/** TensorFlow makes its threads once in a process: what the first one to open it asked for, whatever later ones ask for. */
+let threadsOfProcess: number | undefined;
+
 /** The thread that computes. Close it, or the process does not end. */
 export class TensorFlow {
   readonly #worker: Worker;
@@ -55,7 +58,8 @@ export class TensorFlow {
    */
   static async open({ threads = 0, concurrency = 1 }: Partial<Parallelism> = {}): Promise<TensorFlow> {
     requireRuntime();
-    const worker = startWorker({ threads, concurrency });
+    threadsOfProcess ??= threads;
+    const worker = startWorker({ threads: threadsOfProcess, concurrency });
     const facts = await new Promise<RuntimeFacts>((resolve, reject) => {
       worker.once('message', ({ ready }: { ready: RuntimeFacts }) => resolve(ready));
       worker.once('error', reject);
@@ -84,7 +88,7 @@ export class TensorFlow {
     return this.ask({ kind: 'matMulRate', dtype, size });
   }
 
-  /** Sends one request to the worker; requests are answered in order, alike runs together. */
+  /** Sends one request to the worker; answered in order, but that alike runs go together (requestQueue.ts). */
   ask<K extends Request['kind']>(
     request: Request & { kind: K },
     transfer?: ArrayBuffer[],

@@ -17,7 +17,7 @@ const State = Type.Object({
   cpu: Text,
   /** Arithmetic of the frozen parts: `float32` or `bfloat16`. */
   precision: Text,
-  /** Intra-op threads that TensorFlow ran with. */
+  /** Intra-op threads that TensorFlow ran with; 0 in older checkpoints: all cores. */
   threads: Type.Integer(),
   /** What the guard of the steps compares the next loss with (guard.ts); older checkpoints have none. */
   guard: Type.Optional(
@@ -79,7 +79,8 @@ export function stateDifferences(saved: CheckpointState, now: CheckpointState): 
     ...prefixed('version of ', versions),
     ...prefixed('SHA-256 of ', parts),
   });
-  const [before, after] = [facts(saved), facts(now)];
+  const threads = saved.threads || now.threads; // 0 tells nothing of how many there were
+  const [before, after] = [facts({ ...saved, threads }), facts(now)];
   const names = [...new Set([...Object.keys(before), ...Object.keys(after)])];
   return names
     .filter((name) => before[name] !== after[name])

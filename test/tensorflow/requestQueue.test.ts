@@ -107,9 +107,26 @@ describe('RequestQueue', () => {
     worker.queue.answered({ error: 'OOM' });
     await worker.answer();
     expect(await settled).toMatchObject([
-      { reason: new Error('tensorflow: OOM') },
-      { reason: new Error('tensorflow: OOM') },
+      { reason: new Error('tensorflow: OOM (in 2 runs at a time: model.concurrency)') },
+      { reason: new Error('tensorflow: OOM (in 2 runs at a time: model.concurrency)') },
       { value: replyTo(run(3)) },
+    ]);
+  });
+
+  it('rejects a request that cannot be sent, and goes on', async () => {
+    const posted: Request[] = [];
+    const queue = new RequestQueue((request) => {
+      if (request.kind === 'unload') throw new Error('detached');
+      posted.push(request);
+    }, 1);
+    const settled = Promise.allSettled([queue.ask(unload), queue.ask(run(1))]);
+    await turn();
+    await turn();
+    expect(posted).toEqual([run(1)]);
+    queue.end(new Error('ended'));
+    expect(await settled).toMatchObject([
+      { reason: new Error('tensorflow: a request could not be sent: Error: detached') },
+      { reason: new Error('ended') },
     ]);
   });
 

@@ -239,6 +239,8 @@ describe('a resume elsewhere', () => {
       'SHA-256 of llm: l in the checkpoint, x now',
     ]);
     expect(stateDifferences(state, state)).toEqual([]);
+    const older = { ...state, threads: 0 }; // "all": it does not say how many those were
+    expect(stateDifferences(older, { ...state, threads: 4 })).toEqual([]);
     expect(cpuKind()).not.toBe('');
   });
 });

@@ -85,8 +85,8 @@ export class Encoder {
   }
 
   /**
-   * Encodes one image. One image is the unit of computation: its features never depend on its neighbours,
-   * and 257 tokens already fill the matrix products.
+   * Encodes one image. One image is the unit of computation: its features never depend on its neighbours. Images that are
+   * asked for together are computed side by side where `model.concurrency` says so.
    *
    * @param pixels float32[3, H, W], normalised
    * @returns float32[Q, C]
