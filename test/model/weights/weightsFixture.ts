@@ -5,8 +5,6 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-import { afterEach } from 'vitest';
-
 import type { WeightSource } from '../../../src/model/weights/weights.js';
 
 /** Dtype, shape and SHA-256 of a tensor's bytes. */
@@ -63,6 +61,7 @@ export async function temporaryFile(name: string, bytes: Uint8Array | string): P
   return path;
 }
 
-afterEach(async () => {
+/** Deletes them. `test/setup.ts` does so after each test: unit tests share this module, and its own hooks would be the first file's. */
+export async function deleteTemporaryFolders(): Promise<void> {
   for (const path of temporary.splice(0)) await rm(path, { recursive: true, force: true });
-});
+}
