@@ -72,10 +72,16 @@ function lastStep(): number {
   return Number(/"step":(\d+)[^\n]*\n$/.exec(readFileSync(file, 'utf8').slice(-1000))?.[1] ?? 0);
 }
 
-/** Each fourth kill comes while the run starts or resumes; the others some milliseconds after a certain step. */
+/**
+ * Each fourth kill comes while the run starts or resumes, at its first new step at the latest (else a fast machine would be
+ * done before the last kill); the others come some milliseconds after a certain step.
+ */
 async function killAtRandom(kill: number, running: Running): Promise<boolean> {
-  if (kill % 4 === 3) await sleep(2500 * randomAt(SEED, kill, 'start'));
-  else {
+  if (kill % 4 === 3) {
+    const before = lastStep();
+    const until = Date.now() + 2500 * randomAt(SEED, kill, 'start');
+    while (Date.now() < until && lastStep() <= before) await sleep(2);
+  } else {
     const step = Math.ceil(((kill + 1) / (KILLS + 1)) * STEPS);
     while (running.child.exitCode === null && lastStep() < step) await sleep(2);
     await sleep(40 * randomAt(SEED, kill, 'within'));
