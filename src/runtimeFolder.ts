@@ -5,7 +5,7 @@ import { cacheFolder } from './cache.js';
 import { UserError } from './errors.js';
 
 /** Raised whenever set-up builds something different, so that old folders are left alone. */
-export const RUNTIME_RECIPE = 'tf-2.21.0-tfjs-4.22.0-r2';
+export const RUNTIME_RECIPE = 'tf-2.21.0-tfjs-4.22.0-r3';
 
 /** Paths inside the runtime folder. */
 export interface RuntimeFolder {

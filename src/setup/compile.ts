@@ -31,6 +31,9 @@ const FLAGS = [
   '-ffp-contract=off', // the weights of resizing are JavaScript's to the last bit, also where the CPU could fuse
   '-fPIC',
   '-shared',
+  // Node unloads an addon with the last thread that took it, and TensorFlow with it, whose exit handlers stay: the process
+  // would end in a segmentation fault where nothing was computed that keeps TensorFlow loaded
+  '-Wl,-z,nodelete',
   '-DNAPI_VERSION=8', // the ABI that Node 12.22 and later keep: one build serves Node 20, 22 and 24
   '-DBUILDING_NODE_EXTENSION',
 ];

@@ -104,6 +104,12 @@ describe('bad input', () => {
     expect(await message('broken', [`model.llm=${broken}`])).toContain('model.safetensors');
   });
 
+  it('a grid that does not divide the patches is refused; the process ends well though TensorFlow computed nothing', async () => {
+    expect(await message('grid', ['model.tokens.grid=3'])).toMatch(
+      /model\.tokens\.grid must divide \d+, got 3/,
+    );
+  });
+
   it('a full disk does not end a run; it is told, and what waited is written once there is space', async (context) => {
     await onSmallDisk(context, '400k', async (disk) => {
       const folder = join(disk, 'run');
