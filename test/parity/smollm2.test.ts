@@ -13,6 +13,7 @@ import {
 import { llamaConfig } from '../../src/model/language/llama.js';
 import type { Projection } from '../../src/model/projection.js';
 import { layOut } from '../../src/model/language/sequence.js';
+import { meanGradients } from '../../src/train/gradientMean.js';
 import { modelFolder } from '../../src/setup/models.js';
 import { TensorFlow } from '../../src/tensorflow/session.js';
 import { cosine, dot, largest, largestDifference, relativeDifference } from '../helpers/compare.js';
@@ -80,6 +81,26 @@ const captionBatch: MicroBatch = {
     Q,
   ),
 };
+
+const sixteenFeatures = randomNormal(16 * Q * C, 11);
+
+/** The fixture's captions in turn, each after an image of its own. */
+function captionsFrom(from: number, count: number): MicroBatch {
+  const chosen = Array.from({ length: count }, (_, i) => (from + i) % gradient.captions.length);
+  return {
+    features: {
+      shape: [count, Q, C],
+      data: sixteenFeatures.slice(from * Q * C, (from + count) * Q * C),
+    },
+    sequence: layOut(
+      chosen.map((i) => ({
+        prefix: [{ kind: 'text', ids: [gradient.bos] }, { kind: 'image' }],
+        target: gradient.captions[i]?.ids ?? [],
+      })),
+      Q,
+    ),
+  };
+}
 
 /** An answer to a question in ChatML: the chat's ids with the image after its first four. */
 const chatBatch: MicroBatch = {
@@ -241,5 +262,17 @@ describe('bfloat16', () => {
     ).toBeGreaterThan(0.98);
     expect(Math.abs(got.lossSum / chatGradient.lossSum - 1)).toBeLessThan(0.02);
     expect(await tensorflow.tensorCount()).toBe(tensors);
+  });
+
+  it('the gradient of 4 micro-batches of 4 points where that of one of 16 does', async () => {
+    const whole = await model.lossAndGradients(projection, captionsFrom(0, 16));
+    const quarters = [];
+    for (const from of [0, 4, 8, 12])
+      quarters.push(await model.lossAndGradients(projection, captionsFrom(from, 4)));
+    const [got, want] = [meanGradients(quarters), meanGradients([whole])];
+    expect(got.targetTokens).toBe(want.targetTokens);
+    const [of4, of16] = [linearArrays(got.mean), linearArrays(want.mean)];
+    expect(cosine(of4.weight, of16.weight)).toBeGreaterThanOrEqual(0.999);
+    expect(cosine(of4.bias, of16.bias)).toBeGreaterThanOrEqual(0.999);
   });
 });
