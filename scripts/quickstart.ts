@@ -20,12 +20,16 @@ const FINETUNE = {
   run: 'runs/quickstart/stage2',
 };
 const STAGES = [PRETRAIN, FINETUNE];
+const SHARDS = 'shards/quickstart';
 const PROJECTION = 'runs/quickstart/projection.safetensors';
 
 const phases = [
   { name: 'build', command: ['npm', 'run', '-s', 'build'] },
   { name: 'set-up', command: minigpt4('setup') },
-  { name: 'pack', command: minigpt4('pack', 'emoji', '--out', 'shards/quickstart', '--views', '2') },
+  {
+    name: 'pack',
+    command: minigpt4('pack', 'emoji', '--out', SHARDS, '--views', '2', '--styles', 'noto', 'flat'),
+  },
   ...STAGES.map(({ verb, config, run }) => ({
     name: verb,
     command: minigpt4(verb, '--config', config, '--run', run),

@@ -44,6 +44,7 @@ export { loadConfig, type ConfigOptions } from './config/load.js';
 export { describeConfig } from './config/describe.js';
 export type { Config, Stage } from './config/schema.js';
 export { packEmoji, type PackEmojiOptions, type PackedEmoji } from './data/importers/emoji.js';
+export type { EmojiStyle } from './data/importers/emojiStyles.js';
 export { readFolder, readList, type ImportOptions, type ImportProblem } from './data/importers/folder.js';
 export type { ImageTextPair } from './data/pairs.js';
 export type { RemoteOptions } from './data/bytes/remoteRequest.js';

@@ -4,6 +4,7 @@ import { availableParallelism } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
 
 import { packEmoji } from './data/importers/emoji.js';
+import type { EmojiStyle } from './data/importers/emojiStyles.js';
 import { openSource, SOURCE_OPTIONS, type SourceOptions } from './data/importers/open.js';
 import type { ImportProblem, Source } from './data/importers/source.js';
 import type { DedupBy } from './data/packing/digests.js';
@@ -18,10 +19,12 @@ import { takeLock } from './lock.js';
 /** The word that stands for the default set; a folder of that name is `./emoji`. */
 export const DEFAULT_SET = 'emoji';
 
-/** How a source is packed. The default set takes `views`, `overwrite` and `onProgress` alone, others all but `views`. */
+/** How a source is packed. The default set takes `views`, `styles`, `overwrite` and `onProgress` alone, others all but the first two. */
 export interface PackOptions extends SourceOptions {
   /** Pictures of each training concept. */
   readonly views?: number;
+  /** Other drawing styles of which each training concept has a picture besides. */
+  readonly styles?: readonly EmojiStyle[];
   /** Pairs of a shard at most. */
   readonly rowsPerShard?: number;
   /** Bytes of images and texts with which a shard ends; 4096 pairs or 256 MB if neither limit is given. */
@@ -99,9 +102,10 @@ async function packDefaultSet(out: string, options: PackOptions): Promise<Packed
     throw new UserError(
       `pack: ${OPTION_NAMES[stray]} is for other sources than ${DEFAULT_SET}, got it with that (leave it out)`,
     );
-  const { views, overwrite = false, onProgress } = options;
+  const { views, styles, overwrite = false, onProgress } = options;
   const { rows, packed } = await packEmoji(out, {
     ...(views !== undefined && { views }),
+    ...(styles && { styles }),
     overwrite,
     ...(onProgress && {
       onProgress: (done, total) => onProgress({ done, total, unit: 'pairs', pairs: done }),
@@ -122,9 +126,10 @@ const OPTION_NAMES: Readonly<Partial<Record<keyof PackOptions, string>>> = {
   ...SOURCE_OPTIONS,
 };
 
-function checkOptions(source: string, { views, quality, maxSide, workers }: PackOptions): void {
-  if (views !== undefined)
-    throw new UserError(`pack: --views is for ${DEFAULT_SET} alone, got it with ${source}`);
+function checkOptions(source: string, { views, styles, quality, maxSide, workers }: PackOptions): void {
+  for (const [name, value] of Object.entries({ views, styles }))
+    if (value !== undefined)
+      throw new UserError(`pack: --${name} is for ${DEFAULT_SET} alone, got it with ${source}`);
   if (quality !== undefined && !(quality >= 1 && quality <= 100))
     throw new UserError(`pack: --quality must be from 1 to 100, got ${quality}`);
   for (const [name, value] of Object.entries({ 'max-side': maxSide, workers }))

@@ -120,6 +120,13 @@ describe('packSource', () => {
     await expect(packSource('emoji', out, options)).rejects.toThrow(message);
   });
 
+  it.each([
+    [{ views: 2 }, /--views is for emoji alone/],
+    [{ styles: ['noto' as const] }, /--styles is for emoji alone/],
+  ])('refuses %j with other sources', async (options, message) => {
+    await expect(packSource(join(folder, 'in'), out, options)).rejects.toThrow(message);
+  });
+
   it('writes the default set over nothing that is not its own, unless it is told to', async () => {
     await mkdir(join(out, 'stage1-train'), { recursive: true });
     await writeFile(join(out, 'README.md'), 'mine');

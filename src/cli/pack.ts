@@ -61,6 +61,14 @@ export const pack = verb({
       1,
     ),
     views: wholeNumber('views', 'with emoji: pictures of each training concept, 1 to 16; 4 if not given', 1),
+    styles: {
+      type: 'string',
+      array: true,
+      choices: ['noto', 'flat'],
+      requiresArg: true,
+      describe:
+        'with emoji: other drawing styles (Noto Emoji, Fluent Emoji Flat) of which each training concept has a picture besides, in stage 1',
+    } as const,
     about: text('about', 'origin and licence of the data, kept in manifest.json'),
     force: flag(
       'replace shards that are there, or what was begun of them with other options; with emoji: write into a folder with other things',
@@ -68,9 +76,10 @@ export const pack = verb({
   },
   example: 'pack emoji --out shards/quickstart',
   async run(given) {
-    const { source, out, views, about, force, images, split, quality, dedup, workers } = given;
+    const { source, out, views, styles, about, force, images, split, quality, dedup, workers } = given;
     const options = {
       views,
+      styles,
       about,
       images,
       split,

@@ -11,6 +11,7 @@ import type { ImageTextPair } from '../pairs.js';
 import { writeShards } from '../shards/shardWriter.js';
 import { emojiConcepts, emojiOrigin, type Concept } from './emojiConcepts.js';
 import { describe, type Description } from './emojiText.js';
+import { openStyle, styleOrigin, styleText, type DrawingStyle, type EmojiStyle } from './emojiStyles.js';
 import { dominantColors, readPixels, renderView } from './emojiViews.js';
 
 /** Names of the shard folders that are made. */
@@ -28,6 +29,8 @@ export type EmojiSet =
 export interface PackEmojiOptions {
   /** Pictures of each training concept, the plain one included: 1 to 16. */
   readonly views?: number;
+  /** Other drawing styles of which each training concept has a picture besides, in stage 1; none if left out. */
+  readonly styles?: readonly EmojiStyle[];
   /** Write into a folder with other things, and over those that have the names of the set's. */
   readonly overwrite?: boolean;
   /** Called with the concepts rendered so far and their number. */
@@ -45,11 +48,22 @@ export interface PackedEmoji {
 /** A concept with all its pictures and its words. */
 interface Rendered {
   readonly concept: Concept;
-  readonly views: readonly Uint8Array[];
+  /** The plain picture first. */
+  readonly pictures: readonly Picture[];
   readonly description: Description;
 }
 
-const FORMAT = 2; // raise when pictures or texts change, so that old packs are made again
+interface Picture {
+  /** Number of a 3D picture's view, or the style it is drawn in. */
+  readonly view: string;
+  readonly image: Uint8Array;
+  /** Name and version of the package. */
+  readonly source: string;
+  /** What descriptions say of colours and of an icon in 3D holds for it. */
+  readonly isDescribed: boolean;
+}
+
+const FORMAT = 3; // raise when pictures or texts change, so that old packs are made again
 const MAX_VIEWS = 16;
 const CONCURRENCY = 4; // sharp decodes and encodes in its own threads
 const MARKER = 'emoji.json';
@@ -58,12 +72,15 @@ const UNDER_WAY = '{}\n';
 
 /** `fit` and `validation` are the two parts of `train`; settings are chosen on them, never on `held-out`. */
 const PARTS: Readonly<
-  Record<'train' | 'fit' | 'validation' | 'held-out', { wanted: (c: Concept) => boolean; allViews: boolean }>
+  Record<
+    'train' | 'fit' | 'validation' | 'held-out',
+    { wanted: (c: Concept) => boolean; allPictures: boolean }
+  >
 > = {
-  train: { wanted: (c) => c.split === 'train', allViews: true },
-  fit: { wanted: (c) => c.split === 'train' && !c.validation, allViews: true },
-  validation: { wanted: (c) => c.validation, allViews: false },
-  'held-out': { wanted: (c) => c.split === 'heldOut', allViews: false },
+  train: { wanted: (c) => c.split === 'train', allPictures: true },
+  fit: { wanted: (c) => c.split === 'train' && !c.validation, allPictures: true },
+  validation: { wanted: (c) => c.validation, allPictures: false },
+  'held-out': { wanted: (c) => c.split === 'heldOut', allPictures: false },
 };
 
 /**
@@ -76,12 +93,12 @@ const PARTS: Readonly<
  */
 export async function packEmoji(
   folder: string,
-  { views = 4, overwrite = false, onProgress }: PackEmojiOptions = {},
+  { views = 4, styles = [], overwrite = false, onProgress }: PackEmojiOptions = {},
 ): Promise<PackedEmoji> {
   if (!Number.isInteger(views) || views < 1 || views > MAX_VIEWS) {
     throw new UserError(`packEmoji: views must be from 1 to ${MAX_VIEWS}, got ${views}`);
   }
-  const marker = markerText(views);
+  const marker = markerText(views, styles);
   const found = await packedRows(folder, marker);
   if (found !== null) return { rows: found, packed: false };
 
@@ -91,11 +108,11 @@ export async function packEmoji(
   for (const name of names.filter(isHalfWritten))
     await rm(join(folder, name), { recursive: true, force: true });
   await writeFileWhole(join(folder, MARKER), UNDER_WAY); // while the sets change, the folder is ours and not done
-  const rendered = await renderAll(emojiConcepts(), views, onProgress);
-  for (const name of setNames()) {
-    await writeShards(join(folder, name), pairsOf(name, rendered), { overwrite: true, about: aboutText() });
-  }
-  await writeFileWhole(join(folder, README), readmeText());
+  const rendered = await renderAll(emojiConcepts(), { views, styles: styles.map(openStyle) }, onProgress);
+  const about = aboutText(styles);
+  for (const name of setNames())
+    await writeShards(join(folder, name), pairsOf(name, rendered), { overwrite: true, about });
+  await writeFileWhole(join(folder, README), `# Emoji with their names\n\n${about}\n`);
   await writeFileWhole(join(folder, MARKER), marker);
   const rows = await packedRows(folder, marker);
   if (rows === null) throw new Error(`packEmoji: the sets must be in ${folder} after packing`);
@@ -108,6 +125,12 @@ function requireOwn(folder: string, names: readonly string[]): void {
   throw new UserError(
     `${folder}: exists already, is not empty and has no ${MARKER} of an earlier packing (choose another place, or --force to write into it)`,
   );
+}
+
+/** The pictures of a training concept. */
+interface Wanted {
+  readonly views: number;
+  readonly styles: readonly DrawingStyle[];
 }
 
 /** Whether a name is a temporary one, as `src/files.ts` makes them, of what is written here: a kill leaves it. */
@@ -131,7 +154,7 @@ async function packedRows(folder: string, marker: string): Promise<Record<EmojiS
 
 async function renderAll(
   concepts: readonly Concept[],
-  views: number,
+  wanted: Wanted,
   onProgress: PackEmojiOptions['onProgress'],
 ): Promise<Rendered[]> {
   const rendered: Rendered[] = [];
@@ -142,7 +165,7 @@ async function renderAll(
     for (const [i, concept] of queue) {
       if (failed) return; // the first error is thrown below; nobody works on after it
       try {
-        rendered[i] = await render(concept, concept.split === 'train' ? views : 1);
+        rendered[i] = await render(concept, concept.split === 'train' ? wanted : { views: 1, styles: [] });
         onProgress?.(++done, concepts.length);
       } catch (cause) {
         failed = true;
@@ -154,32 +177,38 @@ async function renderAll(
   return rendered;
 }
 
-async function render(concept: Concept, count: number): Promise<Rendered> {
+async function render(concept: Concept, { views, styles }: Wanted): Promise<Rendered> {
   const pixels = await readPixels(concept);
-  const views: Uint8Array[] = [];
-  for (let view = 0; view < count; view++) views.push(await renderView(concept, view, pixels));
-  return { concept, views, description: describe(concept, dominantColors(pixels)) };
+  const source = emojiOrigin().images;
+  const pictures: Picture[] = [];
+  for (let view = 0; view < views; view++) {
+    const image = await renderView(concept, view, pixels);
+    pictures.push({ view: String(view), image, source, isDescribed: true });
+  }
+  for (const { style, source, draw } of styles) {
+    const image = await draw(concept);
+    if (image) pictures.push({ view: style, image, source, isDescribed: false });
+  }
+  return { concept, pictures, description: describe(concept, dominantColors(pixels)) };
 }
 
 function* pairsOf(name: EmojiSet, rendered: readonly Rendered[]): Generator<ImageTextPair> {
   const [stage, ...rest] = name.split('-');
   const part = PARTS[rest.join('-') as keyof typeof PARTS]; // EmojiSet spells them so
-  const source = emojiOrigin().images;
-  for (const { concept, views, description } of rendered) {
+  for (const { concept, pictures, description } of rendered) {
     if (!part.wanted(concept)) continue;
-    for (const [view, image] of (part.allViews ? views : views.slice(0, 1)).entries()) {
-      yield pairOf(concept, view, image, description, stage === 'stage1', source);
-    }
+    const shown = part.allPictures ? pictures : pictures.slice(0, 1);
+    for (const picture of shown)
+      if (stage === 'stage1') yield pairOf(concept, picture, description, true);
+      else if (picture.isDescribed) yield pairOf(concept, picture, description, false);
   }
 }
 
 function pairOf(
   concept: Concept,
-  view: number,
-  image: Uint8Array,
+  { view, image, source }: Picture,
   { text, label, colors, tags }: Description,
   nameOnly: boolean,
-  source: string,
 ): ImageTextPair {
   const content = nameOnly ? [label] : [label, ...colors, ...tags];
   const { group, subgroup, hexcode } = concept;
@@ -195,7 +224,7 @@ function pairOf(
       subgroup,
       hexcode,
       colors: colors.join(','),
-      view: String(view),
+      view,
       content: content.join(','),
     },
   };
@@ -214,20 +243,18 @@ function setNames(): EmojiSet[] {
   ];
 }
 
-function markerText(views: number): string {
-  const made = { format: FORMAT, views, ...emojiOrigin() };
+function markerText(views: number, styles: readonly EmojiStyle[]): string {
+  const drawn = styles.map((style) => styleOrigin(style).source);
+  const made = { format: FORMAT, views, styles: drawn, ...emojiOrigin() };
   const hash = createHash('sha256').update(JSON.stringify(made)).digest('hex');
   return `${JSON.stringify({ ...made, hash }, null, 2)}\n`;
 }
 
-function aboutText(): string {
+function aboutText(styles: readonly EmojiStyle[]): string {
   const { images, names } = emojiOrigin();
+  const others = styles.map((style) => `, ${styleText(style)}`).join('');
   return (
-    `Images: Microsoft Fluent Emoji 3D from ${images} (MIT). Names, tags and groups: ${names} (MIT). ` +
+    `Images: Microsoft Fluent Emoji 3D from ${images} (MIT)${others}. Names, tags and groups: ${names} (MIT). ` +
     'Stage-2 captions are filled templates, not written by people.'
   );
-}
-
-function readmeText(): string {
-  return `# Emoji with their names\n\n${aboutText()}\n`;
 }

@@ -14,7 +14,7 @@ export interface Description {
   readonly tags: readonly string[];
 }
 
-const MAX_TAGS = 3;
+const MAX_TAGS = 2; // of three the model makes lists that do not end: "bear, bear, bear, …"
 
 /** Categories whose words are not simply the subgroup's own. */
 const CATEGORIES: Readonly<Record<string, string>> = {
