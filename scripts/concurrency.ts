@@ -65,7 +65,12 @@ async function measureAll(count: number): Promise<void> {
   const start = { kind: 'torch' } as const;
   const projection = initialProjection(projectionSizes(model), options, start, Math.random, statistics);
   const ways: readonly Way[] = [
-    { name: 'image of 224 pixels, encoded', items: 4, repeats: 8, work: () => encodeAll(model, 4) },
+    {
+      name: `image of ${config.model.imageSize} pixels, encoded`,
+      items: 4,
+      repeats: 8,
+      work: () => encodeAll(model, 4),
+    },
     {
       name: 'step of two micro-batches of four captions',
       items: 1,
