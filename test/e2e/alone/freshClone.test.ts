@@ -76,7 +76,8 @@ describe('a fresh clone', () => {
       expect(waits).toHaveLength(2);
       expect(Math.max(...waits)).toBeLessThan(2);
       const minutes = Number(/without set-up +([\d.]+)/.exec(stdout)?.[1]);
-      expect(minutes).toBeLessThan(15); // 11.0 on two busy cores of an AVX2-only EPYC; neighbours may take a quarter
+      // The aim is 8 where bfloat16 is native; float32 on two busy AVX2-only cores took 11, and neighbours may take a quarter
+      expect(minutes).toBeLessThan(stdout.includes('(bfloat16)') ? 8 : 15);
       for (const stage of ['stage1', 'stage2']) {
         const report = readFileSync(
           join(clone, 'runs', 'quickstart', stage, 'evaluation', 'report.html'),
