@@ -108,7 +108,8 @@ export async function packEmoji(
   for (const name of names.filter(isHalfWritten))
     await rm(join(folder, name), { recursive: true, force: true });
   await writeFileWhole(join(folder, MARKER), UNDER_WAY); // while the sets change, the folder is ours and not done
-  const rendered = await renderAll(emojiConcepts(), { views, styles: styles.map(openStyle) }, onProgress);
+  const wanted = { views, styles: styles.map(openStyle), source: emojiOrigin().images };
+  const rendered = await renderAll(emojiConcepts(), wanted, onProgress);
   const about = aboutText(styles);
   for (const name of setNames())
     await writeShards(join(folder, name), pairsOf(name, rendered), { overwrite: true, about });
@@ -131,6 +132,8 @@ function requireOwn(folder: string, names: readonly string[]): void {
 interface Wanted {
   readonly views: number;
   readonly styles: readonly DrawingStyle[];
+  /** Name and version of the package of the 3D pictures. */
+  readonly source: string;
 }
 
 /** Whether a name is a temporary one, as `src/files.ts` makes them, of what is written here: a kill leaves it. */
@@ -165,7 +168,10 @@ async function renderAll(
     for (const [i, concept] of queue) {
       if (failed) return; // the first error is thrown below; nobody works on after it
       try {
-        rendered[i] = await render(concept, concept.split === 'train' ? wanted : { views: 1, styles: [] });
+        rendered[i] = await render(
+          concept,
+          concept.split === 'train' ? wanted : { ...wanted, views: 1, styles: [] },
+        );
         onProgress?.(++done, concepts.length);
       } catch (cause) {
         failed = true;
@@ -177,9 +183,8 @@ async function renderAll(
   return rendered;
 }
 
-async function render(concept: Concept, { views, styles }: Wanted): Promise<Rendered> {
+async function render(concept: Concept, { views, styles, source }: Wanted): Promise<Rendered> {
   const pixels = await readPixels(concept);
-  const source = emojiOrigin().images;
   const pictures: Picture[] = [];
   for (let view = 0; view < views; view++) {
     const image = await renderView(concept, view, pixels);

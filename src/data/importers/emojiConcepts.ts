@@ -119,7 +119,7 @@ function fileOf(hexcode: string, files: ReadonlySet<string>): string | undefined
   return [`${whole}.webp`, `${plain}.webp`].find((name) => files.has(name));
 }
 
-/** A file of one of the two packages, whose versions are pinned: its shape is known. */
-function readJson(path: string): unknown {
+/** A file of one of the default set's packages, whose versions are pinned: its shape is known. */
+export function readJson(path: string): unknown {
   return JSON.parse(readFileSync(require.resolve(path), 'utf8'));
 }

@@ -6,7 +6,7 @@ import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import sharp from 'sharp';
-import type { Concept } from './emojiConcepts.js';
+import { readJson, type Concept } from './emojiConcepts.js';
 
 /** `noto`: Google's Noto Emoji; `flat`: Microsoft's Fluent Emoji without shading. */
 export type EmojiStyle = 'noto' | 'flat';
@@ -90,9 +90,4 @@ function svgOf(icon: Icon, { width, height }: IconSet): string {
 
 function rasterise(svg: string): Promise<Uint8Array> {
   return sharp(Buffer.from(svg)).flatten({ background: '#ffffff' }).png({ compressionLevel: 3 }).toBuffer();
-}
-
-/** A file of one of the packages, whose versions are pinned: its shape is known. */
-function readJson(path: string): unknown {
-  return JSON.parse(readFileSync(require.resolve(path), 'utf8'));
 }

@@ -80,7 +80,7 @@ describe('views', () => {
 
 describe('styles', () => {
   it.each(['noto', 'flat'] as const)(
-    '%s draws every training concept on white, each unlike the other',
+    '%s draws training concepts on white, each unlike the other',
     async (style) => {
       const { draw, source } = openStyle(style);
       const training = concepts.filter(({ split }) => split === 'train');
